@@ -1,0 +1,62 @@
+# Start with `make`, which prints what there is to do.
+VENV   ?= .venv
+PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+RECIPE ?= laptop
+SEED   ?= 0
+
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.gte_nb-installed
+RUN   := data/runs/$(RECIPE)
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+# Nothing here needs the model hub: without this a machine without a network waits for time-outs.
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce test lab clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "variables:  RECIPE=$(RECIPE)  SEED=$(SEED)  VENV=$(VENV)  PYTHON=$(PYTHON)  TORCH_INDEX_URL=$(TORCH_INDEX_URL)"
+
+install: $(STAMP) ## create the virtual environment and install everything (about 3 minutes)
+
+# torch first and pinned: as somebody's dependency it can pull several GB of CUDA libraries.
+$(STAMP): constraints.txt settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "gte_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing): name one with make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (the first time takes about 3 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(MAKE) --no-print-directory hooks
+	@touch $@
+
+# What nbdev_install_hooks does, kept inside the checkout and its environment (nbdev writes to ~/.jupyter and needs an activated
+# environment while git merges): notebooks are cleaned when Jupyter saves them, and merged cell by cell.
+.PHONY: hooks
+hooks:
+	@mkdir -p $(VENV)/etc/jupyter
+	@echo 'from nbdev.clean import clean_jupyter; c.ContentsManager.pre_save_hook = clean_jupyter' > $(VENV)/etc/jupyter/jupyter_server_config.py
+	@if [ -e .git ] && command -v git >/dev/null; then \
+	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
+	    git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P" || \
+	    echo "note: git's merge driver for notebooks could not be set; everything else works without it"; \
+	fi
+
+reproduce: $(STAMP) ## mine, train both stages, evaluate, search: the whole path (about 15 minutes; goes on where it stopped)
+	$(BIN)/gte_mine
+	$(BIN)/gte_pretrain --recipe $(RECIPE) --seed $(SEED) --out $(RUN)/stage1
+	$(BIN)/gte_finetune --recipe $(RECIPE) --seed $(SEED) --init $(RUN)/stage1 --out $(RUN)/stage2
+	$(BIN)/gte_evaluate $(RUN)/stage1 $(RUN)/stage2 bm25 all-MiniLM-L6-v2 --out $(RUN)/evaluation
+	$(BIN)/gte_search "read a csv file in chunks" --model $(RUN)/stage2
+
+test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
+	@$(BIN)/python tests/run.py
+
+lab: $(STAMP) ## open JupyterLab on the first chapter
+	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb
+
+clean: ## remove build products (your runs stay in data/runs, the corpus in data/cache)
+	rm -rf build dist *.egg-info _docs _proc gte_nb/__pycache__

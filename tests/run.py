@@ -1,0 +1,145 @@
+"""Every check of `make test`: the export, the notebooks, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`."""
+import configparser, filecmp, os, shutil, signal, subprocess, sys, tempfile, time, venv, zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 300  # seconds for one child process
+config = configparser.ConfigParser(delimiters=["="])
+config.read(ROOT/"settings.ini", encoding="utf-8")
+settings = config["DEFAULT"]
+LIB, NBS, BIN = settings["lib_name"], settings["nbs_path"], Path(sys.executable).parent
+
+class Failure(Exception): "A check that did not hold; its text is all that a reader needs."
+
+def child(*command, cwd, **env):
+    "Run `command`, return what it printed; a non-zero exit, a signal or a time-out is a `Failure`. Whatever it started ends with it."
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen([str(part) for part in command], cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try: status = process.wait(LIMIT)
+        except subprocess.TimeoutExpired: status = None
+        finally:
+            try: os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError: pass
+            process.wait()
+        log.seek(0)
+        text = log.read()
+    if status == 0: return text
+    at = [line for line in text.splitlines() if line.startswith("CELL ")]
+    where = f" while running cell {at[-1][5:]}" if at else ""
+    if status is None: why = f"stopped after {LIMIT} s{where}"
+    elif status < 0: why = f"the process died of {signal.Signals(-status).name}{where} (SIGKILL usually means that memory ran out)"
+    else: why = ""
+    lines = [line for line in text.splitlines() if not line.startswith(("CELL ", "SKIPPED: "))]
+    raise Failure("\n".join(filter(None, [why, *lines[-60:]])) or f"exit status {status}, nothing printed")
+
+def notebooks():
+    "The notebooks of nbs/ and its folders, in the order they are read; names that start with `_` or `.` are left out, as nbdev does."
+    found = [path.relative_to(ROOT/NBS) for path in (ROOT/NBS).rglob("*.ipynb")]
+    return sorted((path for path in found if not any(part[0] in "_." for part in path.parts)), key=lambda path: (path.parent, path.name))
+
+def same_files(ours, made, pattern, advice):
+    "Every file below `ours` that matches `pattern` is, byte for byte, the one below `made`, and the other way round."
+    names = sorted({str(path.relative_to(top)) for top in (ours, made) for path in top.rglob(pattern)
+                    if not any(part[0] == "." for part in path.relative_to(top).parts)})
+    different = [name for name in names if not ((ours/name).exists() and (made/name).exists() and filecmp.cmp(ours/name, made/name, shallow=False))]
+    if different: raise Failure("\n".join(f"{ours.relative_to(ROOT)}/{name} {advice}" for name in different))
+
+def check_export(work):
+    "The modules are what the notebooks export."
+    for name in ("settings.ini", "pyproject.toml"): shutil.copy(ROOT/name, work)
+    shutil.copytree(ROOT/NBS, work/NBS)
+    (work/LIB).mkdir()
+    shutil.copy(ROOT/LIB/"__init__.py", work/LIB)
+    child(BIN/"nbdev_export", cwd=work)
+    same_files(ROOT/LIB, work/LIB, "*.py", "is not what the notebooks export: run `nbdev_export`")
+    if not filecmp.cmp(ROOT/"pyproject.toml", work/"pyproject.toml", shallow=False): raise Failure("pyproject.toml is stale: run `nbdev_export`")
+
+def check_clean(work):
+    "`nbdev_clean` would change no notebook."
+    shutil.copy(ROOT/"settings.ini", work)
+    shutil.copytree(ROOT/NBS, work/NBS)
+    child(BIN/"nbdev_clean", cwd=work)
+    same_files(ROOT/NBS, work/NBS, "*.ipynb", "is not clean: run `nbdev_clean`")
+
+def check_wheel(work):
+    "A wheel holds the package and the tables of data/, installs, and works from outside the checkout."
+    source, outside = work/"source", work/"outside"
+    outside.mkdir()
+    shutil.copytree(ROOT/LIB, source/LIB, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"): shutil.copy(ROOT/name, source)
+    for folder in (".", "results", "runs", "cache"): (source/"data"/folder).mkdir(parents=True, exist_ok=True)
+    for table in (ROOT/"data").glob("*.csv"): shutil.copy(table, source/"data")
+    for folder in ("results", "runs", "cache"): (source/"data"/folder/"left-behind.csv").write_text("a\n1\n")
+    child(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", work, cwd=source)
+    wheel, = work.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    stray = [name for name in names if not name.startswith((f"{LIB}/", f"{LIB}-")) or "left-behind" in name or ".ipynb" in name]
+    if stray: raise Failure(f"the wheel holds what it should not: {', '.join(stray)}")
+    if f"{LIB}/data/corpus-packages.csv" not in names: raise Failure(f"the wheel lacks {LIB}/data/corpus-packages.csv")
+
+    # A fresh environment that sees the installed dependencies, but no editable install: .pth files are not followed from a .pth file.
+    venv.create(work/"env", symlinks=True)
+    python, packages = work/"env/bin/python", next((work/"env").glob("lib/python*/site-packages"))
+    child(sys.executable, "-m", "pip", f"--python={python}", "install", "--no-deps", "--no-index", wheel, cwd=outside)
+    (packages/"dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))))
+    child(python, "-c", f"""if True:
+        import importlib, importlib.resources, pathlib, pkgutil, {LIB}
+        assert pathlib.Path({LIB}.__file__).is_relative_to({str(work)!r}), f'{{{LIB}.__file__}} is imported instead of the wheel'
+        for module in pkgutil.iter_modules({LIB}.__path__): importlib.import_module(f'{LIB}.{{module.name}}')
+        assert (importlib.resources.files('{LIB}')/'data'/'corpus-packages.csv').is_file()""", cwd=outside)
+    for command in settings["console_scripts"].split(): child(work/"env/bin"/command.split("=")[0], "--help", cwd=outside)
+
+def run_notebook(path):
+    "In the child process: execute one notebook with nbdev's `test_nb`, naming each cell as it starts and each line `SKIPPED: why`."
+    from execnb.shell import CaptureShell
+    from nbdev.test import test_nb
+    run_all = CaptureShell.run_all
+    def reporting(self, nb, exc_stop, preproc):
+        for cell in nb.cells: cell.pop("outputs", None)
+        left_out = [cell for cell in nb.cells if cell.cell_type == "code" and preproc(cell) and "nbdev_export(" not in cell.source]
+        if left_out: print(f"SKIPPED: {len(left_out)} cell(s) marked `eval: false` or `{settings['tst_flags']}`")
+        def before(cell):
+            print("CELL", cell.idx_ + 1, flush=True)
+            return preproc(cell)
+        def after(cell):
+            printed = "".join("".join(out.get("text", [])) for out in cell.get("outputs", []))
+            for line in printed.splitlines():
+                if line.startswith("SKIPPED: "): print(line, flush=True)
+        run_all(self, nb, exc_stop=exc_stop, preproc=before, postproc=after)
+
+    CaptureShell.run_all = reporting
+    passed, seconds = test_nb(Path(path), skip_flags=settings["tst_flags"].split(), basepath=ROOT)
+    if passed and not seconds: print("SKIPPED: the whole notebook, marked `skip_exec`")
+    print("FINISHED" if passed else "", flush=True)
+    sys.exit(not passed)
+
+def check_notebook(path):
+    "One notebook, in a process of its own, in its own folder; returns what it skipped."
+    text = child(sys.executable, __file__, "--notebook", path, cwd=path.parent)
+    if "FINISHED" not in text: raise Failure("the process ended before the notebook did")
+    return [line[9:] for line in text.splitlines() if line.startswith("SKIPPED: ")]
+
+def main():
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
+    checks = [("export: the modules match the notebooks", check_export, None), ("clean: the notebooks hold no stray metadata", check_clean, None),
+              *chapters, ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
+    passed, failed, skipped = 0, [], []
+    if not chapters: failed.append(f"no notebook in {NBS}/")
+    for name, check, path in checks:
+        start, text = time.time(), ""
+        with tempfile.TemporaryDirectory(prefix=f"{LIB}-test-") as work:
+            try: skipped += [f"{name}: {why}" for why in check(path or Path(work).resolve()) or []]
+            except Failure as failure: text = str(failure)
+            except OSError as error: text = f"{type(error).__name__}: {error}"
+        print(f"{'FAIL' if text else 'ok  '} {time.time() - start:5.1f} s  {name}", flush=True)
+        if text: failed.append(name), print("     " + text.replace("\n", "\n     "), flush=True)
+        else: passed += 1
+    for title, lines in (("Skipped:", skipped), ("Failed:", failed)):
+        if lines: print("\n" + title, *lines, sep="\n  ")
+    print(f"\n{passed} passed, {len(failed)} failed" + (f", {len(skipped)} skipped" if skipped else ""))
+    sys.exit(bool(failed))
+
+if __name__ == "__main__":
+    run_notebook(sys.argv[2]) if sys.argv[1:2] == ["--notebook"] else main()
