@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from tqdm.auto import tqdm
 
+from .corpus import progress_bar
 from .encoder import Encoder, StaticEncoder, mean_pool
 
 # %% ../nbs/05_embedder.ipynb #f9394944
@@ -123,15 +123,14 @@ class Embedder:
         self,
         texts: list[str], # any length; what is beyond max_length is not read
         normalize: bool = True, # unit length, so that a dot product is the cosine
-        progress: bool|None = None, # progress bar; None: in a terminal or notebook, when there is much to do
+        progress: bool|None = None, # whether to show a progress bar; None: when there is much to do
     ) -> np.ndarray: # (n, hidden) float32, in the order of `texts`
         "Vectors of texts. Raises ValueError naming the row when something is no text."
         texts = [texts] if isinstance(texts, str) else list(texts)
         out = np.zeros((len(texts), self.hidden_size), dtype=np.float32)
         was_training = self.encoder.training
         self.encoder.eval()
-        hide = None if progress is None and len(texts) > 500 and not self.static else not progress
-        with tqdm(total=len(texts), desc='encoding', unit='text', disable=hide) as bar:
+        with progress_bar(len(texts), 'encoding', 'text', show=len(texts) > 500 and not self.static if progress is None else progress) as bar:
             for start in range(0, len(texts), 2048):
                 ids = self.tokenize(texts[start:start+2048])
                 lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
@@ -170,6 +169,7 @@ class Embedder:
         cls,
         folder: str|Path = None, # written by `save` or by sentence-transformers (BERT with mean pooling, or static); None: the packaged all-MiniLM-L6-v2
         keep_layers: tuple[int, ...]|None = None, # just these layers of a BERT
+        dropout: float|None = None, # inside the layers of a BERT while it trains; None: as its config says
     ) -> 'Embedder':
         "Read an embedding model. Raises FileNotFoundError or ValueError when the folder holds none."
         folder = Path(folder) if folder else minilm_folder()
@@ -178,7 +178,7 @@ class Embedder:
         if not (folder/'config.json').is_file(): return cls(StaticEncoder.from_pretrained(folder), tokenizer, (tokenizer.truncation or {}).get('max_length', 512))
         settings = folder/'sentence_bert_config.json'
         max_length = json.loads(settings.read_text(encoding='utf-8')).get('max_seq_length') if settings.is_file() else None
-        encoder = Encoder.from_pretrained(folder, keep_layers)
+        encoder = Encoder.from_pretrained(folder, keep_layers, dropout)
         return cls(encoder, tokenizer, max_length or encoder.config.max_position_embeddings)
 
 def minilm_folder() -> Path: # a sentence-transformers folder
