@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test lab clean
+.PHONY: help install reproduce record notebooks test lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,30 @@ reproduce: $(STAMP) ## mine, train both stages, evaluate, search: the whole path
 	$(BIN)/gte_finetune --recipe $(RECIPE) --seed $(SEED) --init $(RUN)/stage1 --out $(RUN)/stage2
 	$(BIN)/gte_evaluate $(RUN)/stage1 $(RUN)/stage2 bm25 all-MiniLM-L6-v2 --out $(RUN)/evaluation
 	$(BIN)/gte_search "read a csv file in chunks" --model $(RUN)/stage2
+	@echo; echo "What to open next: the charts $(RUN)/stage1/loss.png, $(RUN)/stage2/loss.png and $(RUN)/evaluation/scores.png,"; \
+	echo "the book with: make lab, and your own searches with: $(BIN)/gte_search \"run a command with a timeout\" --model $(RUN)/stage2"
+
+SEEDS   ?= 0 1 2
+RECIPES ?= laptop-scratch laptop
+record: $(STAMP) ## train both recipes with three seeds and append what they score to data/results (about 45 minutes)
+	$(BIN)/gte_mine
+	for recipe in $(RECIPES); do for seed in $(SEEDS); do run=data/runs/record/$$recipe-$$seed; set -e; \
+	    $(BIN)/gte_pretrain --recipe $$recipe --seed $$seed --out $$run/stage1; \
+	    $(BIN)/gte_finetune --recipe $$recipe --seed $$seed --init $$run/stage1 --out $$run/stage2; \
+	    $(BIN)/gte_finetune --recipe $$recipe --seed $$seed --out $$run/stage2-alone; \
+	    test -f $$run/evaluation/evaluation.csv || $(BIN)/gte_evaluate $$run/stage1 $$run/stage2-alone $$run/stage2 --out $$run/evaluation --record; \
+	done; done
+	test -f data/runs/record/peers/evaluation.csv || $(BIN)/gte_evaluate bm25 all-MiniLM-L6-v2 --out data/runs/record/peers --record
+
+notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write README.md from the index
+	cd nbs && for notebook in [0-9]*.ipynb index.ipynb; do TQDM_DISABLE=1 ../$(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory readme
+
+README_DIR ?= .
+.PHONY: readme
+readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
 
 test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
 	@$(BIN)/python tests/run.py

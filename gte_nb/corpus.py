@@ -42,7 +42,8 @@ def progress_bar(
 ) -> tqdm: # counts units with `update`
     "A progress bar in a terminal or a notebook (where it disappears when done); silent where nobody watches."
     terminal = sys.stderr.isatty()
-    return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, disable=not show or not (terminal or 'ipykernel' in sys.modules))
+    silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)     # not given: TQDM_DISABLE=1 has the word
+    return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, **silent)
 
 def runs_folder() -> Path: # ignored by git
     "Where training and evaluation go unless another place is named: `data/runs` of a checkout, or a folder in the cache."

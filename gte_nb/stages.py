@@ -193,7 +193,7 @@ def draw_log(
     figure.savefig(Path(folder)/'loss.png', dpi=110)
     return figure
 
-# %% ../nbs/08_stages.ipynb #99173007
+# %% ../nbs/08_stages.ipynb #184a5364
 def _stage_command(stage, recipe, out, seed, steps, batch_size, sources, corpus, init=None):
     try:
         if recipe not in RECIPES: raise ValueError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}")

@@ -62,6 +62,11 @@ def check_clean(work):
     child(BIN/"nbdev_clean", cwd=work)
     same_files(ROOT/NBS, work/NBS, "*.ipynb", "is not clean: run `nbdev_clean`")
 
+def check_readme(work):
+    "README.md is what nbs/index.ipynb gives."
+    child("make", "-s", "readme", f"VENV={BIN.parent}", f"README_DIR={work}", cwd=ROOT)
+    if not filecmp.cmp(ROOT/"README.md", work/"README.md", shallow=False): raise Failure("README.md is not what nbs/index.ipynb gives: run `make readme`")
+
 def check_wheel(work):
     "A wheel holds the package and the tables of data/, installs, and works from outside the checkout."
     source, outside = work/"source", work/"outside"
@@ -124,7 +129,7 @@ def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     checks = [("export: the modules match the notebooks", check_export, None), ("clean: the notebooks hold no stray metadata", check_clean, None),
-              *chapters, ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
+              ("readme: README.md matches the index", check_readme, None), *chapters, ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
     passed, failed, skipped = 0, [], []
     if not chapters: failed.append(f"no notebook in {NBS}/")
     for name, check, path in checks:
