@@ -55,7 +55,7 @@ def packages_task(
     corpus: Corpus, # has held-out packages
     split: str = 'test', # or 'validation'
     masked: bool = False, # names replaced
-    rows: int = 2000, # functions, drawn at random with a fixed seed
+    rows: int = 1500, # functions, drawn at random with a fixed seed
 ) -> Retrieval:
     "Docstring → code on held-out packages. Raises ValueError when the corpus holds none."
     pairs = corpus.pairs('docstring_code', split)
@@ -154,7 +154,7 @@ def cosqa_task(folder: Path, split: str = 'test') -> Retrieval: # of `folder`/co
 
 def available_tasks(
     corpus: Corpus, # for the held-out packages
-    rows: int = 2000, # functions of a package task
+    rows: int = 1500, # functions of a package task
 ) -> tuple[list, list[str]]: # tasks, and a sentence for each that is missing
     "What can be evaluated here."
     tasks, missing = [packages_task(corpus, rows=rows), packages_task(corpus, masked=True, rows=rows)], []
@@ -310,7 +310,7 @@ def gte_evaluate(
     models: Param("model folders, 'bm25', 'all-MiniLM-L6-v2'", str, nargs='+'), # what to evaluate
     out: str = None, # folder for the table and the chart; default: data/runs/evaluation
     corpus: str = None, # folder of a mined corpus; default: the project's own
-    rows: int = 2000, # functions of a package task
+    rows: int = 1500, # functions of a package task
     record: bool = False, # append the rows to data/results of this checkout
 ):
     "Evaluate models side by side, with 95% intervals."

@@ -85,6 +85,7 @@ def search(
     model: str|Path|None = None, # folder of a model; None: `default_model()`
     corpus: Corpus|str|Path|None = None, # or the folder of one; None: the project's own, mined when it is not there yet
     top: int = 10, # hits
+    packages: str|None = None, # names separated by commas; None: all of the corpus
 ) -> 'pd.DataFrame': # score (cosine), module, name, signature, summary; best first
     "Functions of a corpus that fit a description. Raises ValueError or FileNotFoundError with one sentence for bad input."
     from gte_nb.embedder import Embedder
@@ -92,8 +93,11 @@ def search(
     if not isinstance(corpus, Corpus): corpus = Corpus(corpus) if corpus else mine()
     folder = Path(model or default_model())
     embedder, functions = Embedder.load(folder), searchable(corpus.functions())
+    chosen = sorted({name.strip() for name in packages.split(',')}) if packages else []
+    if unknown := set(chosen) - set(functions['package']): raise ValueError(f"not in the corpus: {', '.join(sorted(unknown))}; it holds {', '.join(sorted(set(functions['package'])))}")
+    if chosen: functions = functions[functions['package'].isin(chosen)].reset_index(drop=True)
     if not len(functions): raise ValueError(f'{corpus.folder} holds no public function with a summary; mine packages with docstrings')
-    key = hashlib.sha256(f'{INDEX} {INDEX_TOKENS}'.encode())
+    key = hashlib.sha256(f'{INDEX} {INDEX_TOKENS} {chosen}'.encode())
     for part in (corpus.folder/'functions.parquet', folder/'model.safetensors', folder/'tokenizer.json'): key.update(part.read_bytes())
     file = cache_folder()/'search'/f'{key.hexdigest()[:16]}.npy'
     if not file.exists(): print(f'Indexing {len(functions):,} functions, once for this model and this corpus', file=sys.stderr, flush=True)
@@ -115,11 +119,12 @@ def gte_search(
     model: str = None, # folder of a model; default: the newest finished stage 2 in data/runs, or else the packaged all-MiniLM-L6-v2
     corpus: str = None, # folder of a mined corpus; default: the project's own
     top: int = 10, # hits
+    packages: str = None, # search these only, separated by commas; default: all of the corpus
 ):
     "Find functions of the mined packages by what they do."
     try:
         folder = Path(model or default_model())
-        hits = search(query, folder, corpus, top)
+        hits = search(query, folder, corpus, top, packages)
     except (ValueError, FileNotFoundError) as error: complain(error)
     packaged = not model and runs_folder() not in folder.parents
     print('model: ' + ('all-MiniLM-L6-v2, as packaged (no model of your own in data/runs yet)' if packaged else str(folder)))

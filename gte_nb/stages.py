@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'Recipe', 'inverse_document_frequency', 'source_tables', 'corpus_tokenizer', 'start_embedder',
-           'pair_batches', 'triple_batches', 'weights_hash', 'run_stage', 'draw_log', 'gte_pretrain', 'gte_finetune']
+           'pair_batches', 'siblings', 'triple_batches', 'weights_hash', 'run_stage', 'draw_log', 'gte_pretrain',
+           'gte_finetune']
 
 # %% ../nbs/08_stages.ipynb #4c1a9c9a
 import hashlib, json, sys
@@ -35,23 +36,24 @@ class Recipe:
     vocab_size: int = 30_522 # scratch: tokens of the vocabulary trained on the corpus
     hidden_size: int = 1024 # scratch: length of a token vector
     max_length: int = 256 # tokens that the finished model reads
-    query_tokens: int = 64 # tokens of a query in training
-    document_tokens: int = 96 # tokens of a document in training
+    query_tokens: int = 48 # tokens of a query in training
+    document_tokens: int = 64 # tokens of a document in training
     sources: tuple = SOURCES # mixed with α
     alpha: float = 0.5 # exponent of the mixture
     loss: str = 'improved' # one of losses.LOSSES
     temperature: float = 0.03 # τ of the loss
     batch_size: int = 64 # rows
     steps: int = 300 # optimizer steps
-    learning_rate: float = 3e-4 # peak
+    learning_rate: float = 2e-4 # peak
     weight_decay: float = 0.01 # on matrices
     dropout: float = 0. # inside the layers of a BERT
     token_dropout: float = 0. # share of tokens dropped from each text
 
+_triples = ('see_also', 'docstring_code')
 _scratch = dict(name='laptop-scratch', start='scratch', document_tokens=128, temperature=0.05, batch_size=512, weight_decay=0., token_dropout=0.4)
 RECIPES = {
-    'laptop': (Recipe('laptop', 1), Recipe('laptop', 2, sources=('see_also',), steps=60, learning_rate=3e-5)),
-    'laptop-scratch': (Recipe(stage=1, steps=600, learning_rate=0.01, **_scratch), Recipe(stage=2, sources=('see_also',), steps=60, learning_rate=1e-3, **_scratch)),
+    'laptop': (Recipe('laptop', 1, steps=200), Recipe('laptop', 2, sources=_triples, steps=40, learning_rate=1e-4)),
+    'laptop-scratch': (Recipe(stage=1, steps=600, learning_rate=0.01, **_scratch), Recipe(stage=2, sources=_triples, steps=60, learning_rate=1e-3, **_scratch)),
 }
 
 # %% ../nbs/08_stages.ipynb #825f0582
@@ -130,20 +132,31 @@ def pair_batches(
     return batch_at
 
 # %% ../nbs/08_stages.ipynb #7babe6ca
+def siblings(
+    pairs: 'pd.DataFrame', # module
+    seed: int = 0, # of the draw
+) -> np.ndarray: # (n,) another row of the same module; -1 where there is none
+    "A random neighbour for each row."
+    other, rng = np.full(len(pairs), -1), np.random.default_rng(seed)
+    for rows in pairs.groupby('module').indices.values():
+        if len(rows) > 1: other[rows] = rows[(np.arange(len(rows)) + rng.integers(1, len(rows), size=len(rows))) % len(rows)]
+    return other
+
 def triple_batches(
-    embedder: Embedder, # mines the negatives, and its tokenizer is used
+    embedder: Embedder, # mines the negatives of see_also, and its tokenizer is used
     corpus: Corpus, # its training split is read
     recipe: Recipe, # sources, batch size, lengths
-    seed: int = 0, # of the sampler
+    seed: int = 0, # of the sampler and the siblings
 ) -> Callable[[int], Batch]: # step → batch
     "Stage 2: batches of (query, positive, hard negative from the same module)."
-    tables = source_tables(embedder, corpus, recipe)
-    pool = corpus.functions('train').rename(columns=dict(summary='text'))[['module', 'text']]
-    negatives = []
-    for source in recipe.sources:
-        mined = mine_hard_negatives(embedder, corpus.pairs(source, 'train'), pool)['negative'].tolist()
-        ids = embedder.tokenize(mined, recipe.document_tokens)
-        negatives.append([i if text else i[:0] for i, text in zip(ids, mined)])
+    tables, negatives = source_tables(embedder, corpus, recipe), []
+    for source, (_, documents) in zip(recipe.sources, tables):
+        pairs = corpus.pairs(source, 'train')
+        if source == 'see_also':
+            pool = corpus.functions('train').rename(columns=dict(summary='text'))[['module', 'text']]
+            texts = mine_hard_negatives(embedder, pairs, pool)['negative'].tolist()
+            negatives.append([ids if text else ids[:0] for ids, text in zip(embedder.tokenize(texts, recipe.document_tokens), texts)])
+        else: negatives.append([documents[[row]][0] if row >= 0 else documents.flat[:0] for row in siblings(pairs, seed)])
     sampler = MixtureSampler([len(queries) for queries, _ in tables], recipe.batch_size, recipe.alpha, seed)
     def batch_at(step):
         source, rows = sampler[step]
