@@ -50,10 +50,10 @@ class Recipe:
     token_dropout: float = 0. # share of tokens dropped from each text
 
 _triples = ('see_also', 'docstring_code')
-_scratch = dict(name='laptop-scratch', start='scratch', document_tokens=128, temperature=0.05, batch_size=512, weight_decay=0., token_dropout=0.4)
+_scratch = dict(name='laptop-scratch', start='scratch', max_length=512, document_tokens=256, temperature=0.05, batch_size=512, weight_decay=0., token_dropout=0.4)
 RECIPES = {
     'laptop': (Recipe('laptop', 1, steps=200), Recipe('laptop', 2, sources=_triples, steps=40, learning_rate=1e-4)),
-    'laptop-scratch': (Recipe(stage=1, steps=600, learning_rate=0.01, **_scratch), Recipe(stage=2, sources=_triples, steps=60, learning_rate=1e-3, **_scratch)),
+    'laptop-scratch': (Recipe(stage=1, steps=1000, learning_rate=0.01, **_scratch), Recipe(stage=2, sources=_triples, steps=60, learning_rate=1e-3, **_scratch)),
 }
 
 # %% ../nbs/08_stages.ipynb #825f0582
