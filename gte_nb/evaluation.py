@@ -236,7 +236,7 @@ def evaluate(
     rows = [row for task in tasks if (measurement := measure(model, task)) for row in summarise(measurement, task)]
     return pd.DataFrame(rows, columns=['task', 'metric', 'score', 'low', 'high', 'n', 'seconds'])
 
-# %% ../nbs/09_evaluation.ipynb #8d12890b
+# %% ../nbs/09_evaluation.ipynb #a3bb7c86
 def load_model(
     name: str, # 'bm25', 'all-MiniLM-L6-v2', or a folder
     corpus: Corpus, # BM25 is tuned on its validation packages
@@ -357,7 +357,7 @@ def _comparisons(loaded, found, task):
         verdict = 'is better than' if low > 0 else 'is worse than' if high < 0 else 'cannot be told from'
         yield f"{task}: {loaded[last][2]['label']} {verdict} {loaded[other][2]['label']}, MRR@10 {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
-# %% ../nbs/09_evaluation.ipynb #009aa8c3
+# %% ../nbs/09_evaluation.ipynb #4e6803ea
 def recorded(
     name: str, # file name without .csv
 ) -> pd.DataFrame: # the last row of each (recipe, model, seed, task, metric)

@@ -51,9 +51,9 @@ class MixtureSampler:
     ):
         self.sizes, self.batch_size, self.alpha, self.seed = [index(size) for size in sizes], index(batch_size), alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
-        if self.batch_size < 1: raise ValueError(f'batch of {batch_size} rows; choose --batch-size 1 or more')
+        if self.batch_size < 1: raise ValueError(f'batch of {batch_size} rows; choose --batch_size 1 or more')
         if self.batch_size > max(self.sizes):
-            raise ValueError(f'batch of {batch_size} is larger than every source (largest: {max(self.sizes)} rows); choose --batch-size {max(self.sizes)} or less')
+            raise ValueError(f'batch of {batch_size} is larger than every source (largest: {max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')
         if self.seed < 0: raise ValueError(f'seed is {seed}; choose 0 or more')
         self._drawn_before = [np.zeros(len(self.sizes), np.int64)]        # per block: draws of each source in all blocks before it
         self._latest = None, None                                         # the block drawn last and its sources

@@ -187,6 +187,8 @@ def run_stage(
         weight_decay=recipe.weight_decay, token_dropout=recipe.token_dropout, seed=seed)
     if finished_run(out): return train(None, None, out, **settings)
     embedder = Embedder.load(init, dropout=recipe.dropout) if init else start_embedder(recipe, corpus, seed)
+    if embedder.static != (recipe.start == 'scratch'):
+        raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'BERT' if embedder.static else 'static encoder'}; choose the other recipe or another --init")
     batches = pair_batches if recipe.stage == 1 else triple_batches
     return train(embedder, batches(embedder, corpus, recipe, seed), out, **settings)
 

@@ -107,7 +107,11 @@ def load_checkpoint(
     except SafetensorError as e: raise ValueError(f'checkpoint {file} is damaged ({e}); delete it to start again') from None
     if different := differences(about, json.loads(said['about'])): raise ValueError(f'{file} belongs to another run: {different}; choose another --out, or delete it')
     with torch.no_grad():
-        for n, p in embedder.encoder.named_parameters(): p.copy_(tensors[f'model.{n}'])
+        for n, p in embedder.encoder.named_parameters():
+            found = tensors.get(f'model.{n}')
+            if found is None or found.shape != p.shape:
+                raise ValueError(f'checkpoint {file} has {n} of shape {tuple(found.shape) if found is not None else None}, the model {tuple(p.shape)}; choose another --out, or delete it')
+            p.copy_(found)
     full, state = optimizer.state_dict(), {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition('.')
