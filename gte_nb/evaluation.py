@@ -337,7 +337,8 @@ def _evaluate_command(names, out, corpus, rows, keep):
     for task in tasks:
         if isinstance(task, Retrieval): print(*_comparisons(loaded, found, task.name), sep='\n')
     for sentence in missing: print('skipped', sentence)
-    try: draw_scores(primary, f'Held-out test: {len(primary.task.unique())} tasks').savefig(out/'scores.png', dpi=110); print(f'chart: {out}/scores.png')
+    first = primary[primary['task'] == tasks[0].name].sort_values('score', ascending=False)
+    try: draw_scores(primary, f"{tasks[0].name}: " + ' > '.join(f'{m} {s:.2f}' for m, s in zip(first['model'], first['score']))).savefig(out/'scores.png', dpi=110); print(f'chart: {out}/scores.png')
     except ImportError: print('no chart: matplotlib is not installed (pip install gte_nb[charts])')
     if keep:
         how, tasks_by_name = dict(provenance(), corpus=corpus.fingerprint), {task.name: task for task in tasks}
