@@ -276,7 +276,7 @@ def mine(
     wanted = sorted((row for row in wanted if row['installed']), key=lambda row: SPLITS.index(row['split']))
     key = hashlib.sha256(json.dumps([MINER, wanted]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
-    try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(f'{folder}.lock'); lock.acquire()
+    try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another --out, or set GTE_NB_CACHE') from None
     with lock:
         if (folder/'corpus.json').exists():

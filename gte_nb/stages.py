@@ -77,7 +77,9 @@ def source_tables(
     tables = []
     for source in recipe.sources:
         pairs = corpus.pairs(source, 'train')
-        if not len(pairs): raise ValueError(f'source {source} has no training pair in {corpus.folder}; mine more packages, or leave it out with --sources')
+        if not len(pairs):
+            others = [s for s in recipe.sources if corpus.manifest['rows'].get(s, {}).get('train')]
+            raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages" + (f", or leave it out with --sources {','.join(others)}" if others else ''))
         key = f"{corpus.manifest['fingerprints'][source]}-{tokenizer_hash(embedder.tokenizer)}-{'bare' if embedder.static else 'wrapped'}"
         tables.append(tuple(token_table(embedder, pairs[column].tolist(), length, cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}.npz')
                             for column, length in (('query', recipe.query_tokens), ('document', recipe.document_tokens))))
