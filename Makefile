@@ -34,11 +34,13 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@touch $@
 
 # What nbdev_install_hooks does, kept inside the checkout and its environment (nbdev writes to ~/.jupyter and needs an activated
-# environment while git merges): notebooks are cleaned when Jupyter saves them, and merged cell by cell.
+# environment while git merges): notebooks are cleaned when Jupyter saves them, and merged cell by cell. JupyterLab wraps long lines.
 .PHONY: hooks
 hooks:
 	@mkdir -p $(VENV)/etc/jupyter
 	@echo 'from nbdev.clean import clean_jupyter; c.ContentsManager.pre_save_hook = clean_jupyter' > $(VENV)/etc/jupyter/jupyter_server_config.py
+	@mkdir -p $(VENV)/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(VENV)/share/jupyter/lab/settings/overrides.json
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
 	    git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P" || \
