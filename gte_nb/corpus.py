@@ -8,7 +8,7 @@ __all__ = ['SOURCES', 'MAX_CHARS', 'SPLITS', 'MINER', 'data_folder', 'cache_fold
            'normalise', 'build_sources', 'fingerprint', 'Corpus', 'mine', 'complain', 'gte_mine']
 
 # %% ../nbs/01_corpus.ipynb #64fae953
-import ast, csv, hashlib, inspect, io, json, os, random, re, shutil, sys, sysconfig, tempfile, tokenize, warnings
+import ast, csv, hashlib, inspect, io, json, os, re, shutil, sys, sysconfig, tempfile, tokenize, warnings
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass

@@ -244,7 +244,10 @@ def load_model(
 ) -> tuple[Embedder|BM25, str, dict]: # the model, a key that names its weights, and what its training says of itself
     "Find a model by name. Raises ValueError or FileNotFoundError with one sentence."
     if name == 'bm25':
-        model = BM25.tuned(packages_task(corpus, 'validation', rows=1000))
+        if corpus.manifest['rows']['docstring_code'].get('validation'): model = BM25.tuned(packages_task(corpus, 'validation', rows=1000))
+        else:
+            model = BM25()
+            print(f'bm25: this corpus has no validation packages to choose k1 and b on, so {model.k1} and {model.b}')
         return model, f'bm25-{model.k1}-{model.b}', dict(label='bm25')
     if name == 'all-MiniLM-L6-v2': return Embedder.load(), weights_hash(minilm_folder()), dict(label=name)
     if not Path(name).is_dir(): raise ValueError(f"{name} is no folder with a model, nor 'bm25' or 'all-MiniLM-L6-v2'")

@@ -8,7 +8,7 @@ __all__ = ['RECIPES', 'Recipe', 'inverse_document_frequency', 'source_tables', '
            'gte_finetune']
 
 # %% ../nbs/08_stages.ipynb #4c1a9c9a
-import hashlib, json, sys
+import hashlib, sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
