@@ -10,7 +10,7 @@ __all__ = ['STAGE_CLAIMS', 'Retrieval', 'mask_names', 'packages_task', 'ranks_fr
            'claims_from_results']
 
 # %% ../nbs/09_evaluation.ipynb #84ec6ee0
-import hashlib, json, os, platform, re, sys
+import hashlib, json, logging, os, platform, re, sys
 from dataclasses import dataclass
 from datetime import date
 from importlib import metadata
@@ -187,6 +187,7 @@ def _mteb_sts(embedder, task):
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     import datasets, mteb, tempfile, warnings
     datasets.disable_progress_bars()
+    logging.getLogger('mteb').setLevel(logging.ERROR)            # it would recommend STSBenchmark.v2; the paper's leaderboard has STSBenchmark
     encoder, mteb_task = _MtebEncoder(embedder), mteb.get_task('STSBenchmark')
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -389,7 +390,8 @@ def recorded_table() -> pd.DataFrame: # recipe, model, task, metric, seeds, scor
             spread = 1.96 * np.hypot(over_pairs, group['score'].std() / len(group)**0.5 if len(group) > 1 else 0)
             low, high = score - spread, score + spread
         rows.append(dict(recipe=recipe, model=model, task=task, metric=group['metric'].iloc[0], seeds=len(group), score=score, low=low, high=high))
-    return pd.DataFrame(rows)
+    order = ['bm25', 'all-MiniLM-L6-v2', 'stage 1', 'stage 2 alone', 'stage 1 + 2']
+    return pd.DataFrame(sorted(rows, key=lambda row: (row['recipe'], order.index(row['model']))))
 
 def recorded_difference(
     ours: tuple[str, str], # (recipe, model)
@@ -418,7 +420,7 @@ def claims_from_results(): # IPython.display.Markdown
     from IPython.display import Markdown
     lines = ['| the paper says | recipe | measured: MRR@10 × 100, difference on held-out packages | at our scale it |', '|---|---|---|---|']
     for better, worse in STAGE_CLAIMS:
-        for recipe in dict.fromkeys(r for r in recorded('evaluation')['recipe'] if r):
+        for recipe in sorted({r for r in recorded('evaluation')['recipe'] if r}):
             mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse), 'packages'))
             verdict = 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot tell'
             lines.append(f'| {better} beats {worse} | `{recipe}` | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | {verdict} |')
