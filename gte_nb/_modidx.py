@@ -106,6 +106,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'gte_nb.evaluation.append_results': ('evaluation.html#append_results', 'gte_nb/evaluation.py'),
                                    'gte_nb.evaluation.available_tasks': ('evaluation.html#available_tasks', 'gte_nb/evaluation.py'),
                                    'gte_nb.evaluation.bootstrap': ('evaluation.html#bootstrap', 'gte_nb/evaluation.py'),
+                                   'gte_nb.evaluation.claims_from_results': ('evaluation.html#claims_from_results', 'gte_nb/evaluation.py'),
                                    'gte_nb.evaluation.code_words': ('evaluation.html#code_words', 'gte_nb/evaluation.py'),
                                    'gte_nb.evaluation.cosqa_task': ('evaluation.html#cosqa_task', 'gte_nb/evaluation.py'),
                                    'gte_nb.evaluation.draw_scores': ('evaluation.html#draw_scores', 'gte_nb/evaluation.py'),
