@@ -153,7 +153,8 @@ def train(
     "Train with AdamW; goes on from `folder`'s checkpoint and returns at once when the run is finished. Raises ValueError with one sentence for bad input."
     import pandas as pd
     folder = Path(folder)
-    about = json.loads(json.dumps(about or dict(steps=steps, learning_rate=learning_rate, loss=loss, temperature=temperature, seed=seed)))
+    about = json.loads(json.dumps(about or dict(steps=steps, learning_rate=learning_rate, loss=loss, temperature=temperature, warmup=warmup,
+        weight_decay=weight_decay, token_dropout=token_dropout, seed=seed)))
     if steps < 1: raise ValueError(f'{steps} steps; a run needs at least 1')
     if not 0 < learning_rate < float('inf'): raise ValueError(f'learning rate {learning_rate}; give a positive number')
     if finished := finished_run(folder):
