@@ -14,6 +14,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.corpus._write_corpus': ('corpus.html#_write_corpus', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.build_sources': ('corpus.html#build_sources', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.cache_folder': ('corpus.html#cache_folder', 'gte_nb/corpus.py'),
+                               'gte_nb.corpus.checkout': ('corpus.html#checkout', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.complain': ('corpus.html#complain', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.data_folder': ('corpus.html#data_folder', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.file_records': ('corpus.html#file_records', 'gte_nb/corpus.py'),

@@ -198,7 +198,7 @@ def run_stage(
 def draw_log(
     folder: str|Path, # of a finished run: log.csv and training.json
 ):
-    "Draw a run's loss and learning rate into `folder`/loss.png."
+    "Draw a run's loss into `folder`/loss.png."
     import matplotlib.pyplot as plt, pandas as pd
     log, about = pd.read_csv(Path(folder)/'log.csv'), finished_run(folder)['about']
     figure, axis = plt.subplots(figsize=(7, 3.3), layout='constrained')
