@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STAGE_CLAIMS', 'Retrieval', 'mask_names', 'packages_task', 'ranks_from_scores', 'mrr', 'ndcg',
-           'code_words', 'BM25', 'bootstrap', 'STS', 'evaluation_folder', 'cosqa_task', 'available_tasks',
-           'Measurement', 'measure', 'summarise', 'evaluate', 'load_model', 'provenance', 'append_results',
-           'draw_scores', 'gte_evaluate', 'recorded', 'recorded_ranks', 'recorded_table', 'recorded_difference',
-           'scoreboard_from_results', 'claims_from_results']
+           'code_words', 'BM25', 'bootstrap', 'STS', 'cosqa_task', 'available_tasks', 'Measurement', 'measure',
+           'summarise', 'evaluate', 'load_model', 'provenance', 'append_results', 'draw_scores', 'gte_evaluate',
+           'recorded', 'recorded_ranks', 'recorded_table', 'recorded_difference', 'scoreboard_from_results',
+           'claims_from_results']
 
 # %% ../nbs/09_evaluation.ipynb #84ec6ee0
 import hashlib, json, logging, os, platform, re, sys
@@ -21,8 +21,10 @@ import numpy as np
 import pandas as pd
 from fastcore.script import Param, call_parse
 
-from .corpus import Corpus, cache_folder, checkout, complain, data_folder, mine, progress_bar, runs_folder
+from .cleaning import ALL, NAME_LEAK
+from .corpus import Corpus, cache_folder, checkout, complain, data_folder, evaluation_folder, progress_bar, runs_folder
 from .embedder import Embedder, minilm_folder
+from .mining import mine
 from .stages import weights_hash
 from .training import finished_run, writable
 
@@ -59,7 +61,7 @@ def packages_task(
     rows: int = 1500, # functions, drawn at random with a fixed seed
 ) -> Retrieval:
     "Docstring → code on held-out packages. Raises ValueError when the corpus holds none."
-    pairs = corpus.pairs('docstring_code', split)
+    pairs = corpus.pairs('docstring_code', split, drop=ALL & ~NAME_LEAK)           # rows that quote the name stay: the masked task answers them
     if not len(pairs): raise ValueError(f'{corpus.folder} has no {split} packages; give a package list with some (see data/corpus-packages.csv)')
     pairs = pairs.sample(min(rows, len(pairs)), random_state=0)
     if masked: pairs = mask_names(pairs)
@@ -140,12 +142,6 @@ class STS:
     def key(self) -> str: # 16 hexadecimal digits
         "A hash of the file."
         return hashlib.sha256(self.file.read_bytes()).hexdigest()[:16]
-
-def evaluation_folder() -> Path|None: # None when the variable is not set
-    "The folder of public test sets that `GTE_NB_EVAL_DATA` names. Raises ValueError when it does not exist."
-    folder = os.environ.get('GTE_NB_EVAL_DATA')
-    if folder and not Path(folder).is_dir(): raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which is no folder; correct or unset it')
-    return Path(folder) if folder else None
 
 def cosqa_task(folder: Path, split: str = 'test') -> Retrieval: # of `folder`/cosqa-*.parquet
     "Web queries → Python functions (CoSQA, Huang et al. 2021, in the retrieval setting)."

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import call_parse
 
-from .corpus import Corpus, cache_folder, complain, mine, runs_folder
+from .corpus import Corpus, cache_folder, complain, runs_folder
 
 # %% ../nbs/11_search.ipynb #f5c07153
 def searchable(
