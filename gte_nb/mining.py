@@ -141,8 +141,9 @@ def _finish_source(folder, source):
 def _evaluation_key(folder):
     "A hash of the evaluation files, None without a folder."
     if not folder: return None
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob('*.parquet')): digest.update(file.name.encode() + file.read_bytes())
+    digest, files = hashlib.sha256(), sorted(folder.glob('*.parquet'))
+    if not files: raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which holds no parquet file; correct or unset it')
+    for file in files: digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 def mine(
@@ -184,6 +185,7 @@ def mine(
 
 def _mine_into(folder, wanted, evaluation, workers):
     "Both passes; returns the manifest."
+    if evaluation: evaluation_texts(evaluation)                             # damaged test sets are named here, and not by a process that dies of them
     jobs, refused = _jobs(wanted), []
     with ProcessPoolExecutor(workers) as pool, progress_bar(len(jobs), 'mining', 'file') as bar:
         for future in [pool.submit(_mine_chunk, folder, number, chunk) for number, chunk in _chunks(jobs)]:
