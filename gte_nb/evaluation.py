@@ -321,6 +321,9 @@ def gte_evaluate(
 def _evaluate_command(names, out, corpus, rows, keep):
     writable(out)
     loaded = {name: load_model(name, corpus) for name in names}
+    labels = [about['label'] for *_, about in loaded.values()]
+    for name, (*_, about) in loaded.items():
+        if labels.count(about['label']) > 1: about['label'] = name         # two models of the same stage
     tasks, missing = available_tasks(corpus, rows)
     found, table = {}, []
     with progress_bar(len(loaded)*len(tasks), 'evaluating', 'task') as bar:
