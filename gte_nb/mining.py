@@ -161,7 +161,8 @@ def mine(
     wanted = sorted((row for row in wanted if row['installed']), key=lambda row: SPLITS.index(row['split']))
     key = hashlib.sha256(json.dumps([MINER, wanted, _evaluation_key(evaluation)]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
-    try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
+    lock = FileLock(folder.parent/f'.{folder.name}.lock')
+    try: folder.parent.mkdir(parents=True, exist_ok=True); Path(lock.lock_file).touch(); lock.acquire()    # touch: the lock would wait for ever where nothing can be written
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another --out, or set GTE_NB_CACHE') from None
     with lock:
         if (folder/'corpus.json').exists():
