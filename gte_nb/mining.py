@@ -115,7 +115,7 @@ def _link_functions(folder):
     functions.drop(columns='see_also').to_parquet(folder/'functions.parquet', index=False, compression='zstd')
 
 # %% ../nbs/01d_mining.ipynb #7c7477cb
-def _prepare(folder, evaluation_folder):
+def _prepare(folder, public):
     "In each process: index the held-out and the evaluation texts once."
     global _held_out, _evaluation
     import pandas as pd, pyarrow as pa
@@ -123,7 +123,7 @@ def _prepare(folder, evaluation_folder):
     files = [file for split in (0, 1) for file in sorted(folder.glob(f'parts/*/{split}-*.parquet')) if file.parent.name != 'functions']
     tables = [pd.read_parquet(file, columns=['query', 'document']) for file in files]
     _held_out = CopyIndex(dict.fromkeys(text for table in tables for column in ('query', 'document') for text in table[column])) if tables else None
-    _evaluation = CopyIndex(evaluation_texts(evaluation_folder)) if evaluation_folder else None
+    _evaluation = CopyIndex(public) if public else None
 
 def _finish_source(folder, source):
     "Write a source; return its manifest entries."
@@ -186,7 +186,7 @@ def mine(
 
 def _mine_into(folder, wanted, evaluation, workers):
     "Both passes; returns the manifest."
-    if evaluation: evaluation_texts(evaluation)                             # damaged test sets are named here, and not by a process that dies of them
+    public = evaluation_texts(evaluation) if evaluation else []             # read here, so that damaged test sets are named, and read once
     jobs, refused = _jobs(wanted), []
     with ProcessPoolExecutor(workers) as pool, progress_bar(len(jobs), 'mining', 'file') as bar:
         for future in [pool.submit(_mine_chunk, folder, number, chunk) for number, chunk in _chunks(jobs)]:
@@ -196,7 +196,7 @@ def _mine_into(folder, wanted, evaluation, workers):
     if refused: print(f'{len(refused)} of {len(jobs)} files could not be read and were left out, for example {refused[0]}')
     found = {file.name: sum(part.stat().st_size for part in file.iterdir()) for file in (folder/'parts').glob('*') if file.name != 'functions'} if (folder/'parts').exists() else {}
     if not found: raise ValueError(f"no pair found in {', '.join(row['package'] for row in wanted) or 'an empty list'}; name packages with docstrings or texts")
-    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(folder, evaluation)) as pool, progress_bar(len(found), 'cleaning', 'source') as bar:
+    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(folder, public)) as pool, progress_bar(len(found), 'cleaning', 'source') as bar:
         entries = {}
         for future in [pool.submit(_finish_source, folder, source) for source in sorted(found, key=found.get, reverse=True)]:
             source, entries[source] = future.result()
