@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
-from .corpus import MAX_CHARS, Row, normalise, squeeze
+from .corpus import LONE_SURROGATE, MAX_CHARS, Row, normalise, squeeze
 
 # %% ../nbs/01c_texts.ipynb #67d2d363
 @dataclass(frozen=True)
@@ -82,7 +82,6 @@ def text_files(
     if package == 'botocore': found = list({path.parents[1]: path for path in found}.values())   # the latest version of each service
     return found
 
-_SURROGATE = re.compile('[\ud800-\udfff]')   # half of a character: cannot be written as UTF-8
 
 def _is_text(*values): return all(isinstance(value, str) for value in values)
 
@@ -98,7 +97,7 @@ def file_rows(
         for source, query, document, module, name in reader(path):
             if not _is_text(query, document, module, name): continue
             query, document = squeeze(query), squeeze(document)
-            if query and document and not _SURROGATE.search(query + document): rows[source].append(Row(query, document, module, name))
+            if query and document and not LONE_SURROGATE.search(query + document): rows[source].append(Row(query, document, module, name))
     except FileNotFoundError: raise
     except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, SyntaxError, zlib.error, zipfile.BadZipFile, csv.Error) as e:
         raise ValueError(f'{path} cannot be read ({type(e).__name__}: {e}); install {package} again') from None
