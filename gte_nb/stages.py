@@ -45,6 +45,8 @@ class Recipe:
     alpha: float = 0.5 # exponent of the mixture
     loss: str = 'improved' # one of losses.LOSSES
     temperature: float = 0.03 # τ of the loss
+    mask_duplicates: bool = True # whether equal texts in a batch are no negatives of each other
+    precision: str = 'fp32' # of the encoder: fp32 or bf16
     batch_size: int = 64 # rows
     steps: int = 300 # optimizer steps
     learning_rate: float = 2e-4 # peak
@@ -194,12 +196,13 @@ def run_stage(
     corpus: Corpus|None = None, # None: the project's own, mined when it is not there yet
     init: str|Path|None = None, # folder of the model to start from; None: the recipe's own start
     seed: int = 0, # of everything random
+    **how, # memory, packed, compile of `train`: how it is computed, not what
 ) -> 'pd.DataFrame': # the log: step, loss, learning_rate, pairs, seconds
     "Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one sentence for bad input."
     corpus, out = corpus or mine(), Path(out)
     about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, init=weights_hash(init) if init else recipe.start)
     settings = dict(about=about, steps=recipe.steps, learning_rate=recipe.learning_rate, loss=recipe.loss, temperature=recipe.temperature,
-        weight_decay=recipe.weight_decay, token_dropout=recipe.token_dropout, seed=seed)
+        weight_decay=recipe.weight_decay, token_dropout=recipe.token_dropout, mask_duplicates=recipe.mask_duplicates, precision=recipe.precision, seed=seed, **how)
     if finished_run(out): return train(None, None, out, **settings)
     embedder = Embedder.load(init, dropout=recipe.dropout) if init else start_embedder(recipe, corpus, seed)
     if embedder.static != (recipe.start == 'scratch'):
@@ -224,17 +227,17 @@ def draw_log(
     return figure
 
 # %% ../nbs/08_stages.ipynb #184a5364
-def _stage_command(stage, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned, init=None):
+def _stage_command(stage, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned, precision, memory, packed, compile, init=None):
     try:
         if recipe not in RECIPES: raise ValueError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}")
-        fields = dict(steps=steps, batch_size=batch_size, sources=tuple(sources.split(',')) if sources else None)
+        fields = dict(steps=steps, batch_size=batch_size, precision=precision, sources=tuple(sources.split(',')) if sources else None)
         chosen = replace(RECIPES[recipe][stage-1], clean=not uncleaned, **{k: v for k, v in fields.items() if v is not None})
         if corpus: corpus = Corpus(corpus) if (Path(corpus)/'corpus.json').exists() else from_files(corpus)
         if corpus and not sources and not set(chosen.sources) & set(corpus.manifest['rows']): chosen = replace(chosen, sources=tuple(corpus.manifest['rows']))
         out = Path(out) if out else runs_folder()/recipe/f'stage{stage}'
         if finished_run(out): print(f'{out}: already finished')
         else: print(f'stage {stage} of {recipe}: {chosen.steps} steps of {chosen.batch_size}, from {init or chosen.start}, into {out}', flush=True)
-        log = run_stage(chosen, out, corpus, init, seed)
+        log = run_stage(chosen, out, corpus, init, seed, memory=None if memory is None else int(memory * 2**30), packed=packed, compile=compile)
         print(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}, {log.pairs.sum():,} pairs in {log.seconds.iloc[-1]/60:.1f} minutes')
         try: draw_log(out)
         except ImportError: print('no chart: matplotlib is not installed (pip install gte_nb[charts])')
@@ -251,9 +254,13 @@ def gte_pretrain(
     sources: str = None, # instead of the recipe's, separated by commas
     corpus: str = None, # folder of a mined corpus, or a file of your own pairs; default: the project's own
     uncleaned: store_true = False, # train on what cleaning flags as noise too
+    precision: str = None, # bf16 for a GPU that has it
+    memory: float = None, # GiB that the graphs of a step may take; default: 2, or half of a GPU
+    packed: store_true = False, # leave out padding on a GPU too
+    compile: store_true = False, # torch.compile: for a GPU and long runs
 ):
     "Stage 1: contrastive pre-training on weak pairs."
-    _stage_command(1, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned)
+    _stage_command(1, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned, precision, memory, packed, compile)
 
 @call_parse
 def gte_finetune(
@@ -266,6 +273,10 @@ def gte_finetune(
     sources: str = None, # instead of the recipe's, separated by commas
     corpus: str = None, # folder of a mined corpus, or a file of your own triples; default: the project's own
     uncleaned: store_true = False, # train on what cleaning flags as noise too
+    precision: str = None, # bf16 for a GPU that has it
+    memory: float = None, # GiB that the graphs of a step may take; default: 2, or half of a GPU
+    packed: store_true = False, # leave out padding on a GPU too
+    compile: store_true = False, # torch.compile: for a GPU and long runs
 ):
     "Stage 2: fine-tuning on triples with hard negatives."
-    _stage_command(2, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned, init)
+    _stage_command(2, recipe, out, seed, steps, batch_size, sources, corpus, uncleaned, precision, memory, packed, compile, init)
