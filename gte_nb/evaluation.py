@@ -255,7 +255,7 @@ def load_model(
 
 def provenance() -> dict: # command, date, versions, hardware
     "How a row was made."
-    names = ('torch', 'numpy', 'tokenizers', 'bm25s', 'mteb', 'transformers')
+    names = ('torch', 'numpy', 'tokenizers', 'bm25s', 'mteb', 'transformers', 'sentence-transformers')
     def version(name):
         try: return metadata.version(name)
         except metadata.PackageNotFoundError: return 'absent'
