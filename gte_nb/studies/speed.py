@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'DIRECTIONS', 'LAYERS', 'WIDTH', 'TOKENS', 'SPEED_ARMS', 'ARMS', 'mixed_pairs', 'code_texts', 'tokeniser',
            'forward_operations', 'products', 'loss_work', 'encoder_work', 'encode_work', 'step_work', 'Arm', 'alone',
-           'run', 'disagreement']
+           'run', 'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'speed_from_results']
 
 # %% ../../nbs/experiments/speed.ipynb #999d9419
 import json, os, subprocess, sys
@@ -21,6 +21,7 @@ import torch
 
 from ..embedder import Embedder, minilm_folder, rectangles
 from ..encoder import mean_pool
+from ..experiments import recorded_rows
 from ..losses import contrastive_loss
 from ..mining import mine
 from ..sampler import mixing_probs
@@ -265,3 +266,42 @@ def disagreement(
     "Did they do the same work? Arms with dropout are left out, since everybody draws masks of their own."
     values = rows[rows['metric'].str.endswith(', value') & ~rows['arm'].isin(['step-64', 'step-512'])].groupby(['arm', 'seed'])['value']
     return (values.max() - values.min()) / values.max().abs()
+
+# %% ../../nbs/experiments/speed.ipynb #5bee0f17
+def speed_rows() -> pd.DataFrame: # recorded rows; `metric` stands as `contestant` and `what` too
+    "What `gte_experiment speed --record` has recorded."
+    rows = recorded_rows('speed')
+    return rows.assign(**dict(zip(('contestant', 'what'), rows['metric'].str.rsplit(', ', n=1, expand=True).to_numpy().T)))
+
+def round_seconds(
+    rows: pd.DataFrame, # from speed_rows
+    arm: str, # one of SPEED_ARMS
+) -> pd.DataFrame: # a row per round, a column per contestant
+    "Seconds of a race."
+    race = rows.query('arm == @arm and what == "seconds" and step > 0')
+    return race.pivot(index=['seed', 'step'], columns='contestant', values='value')
+
+def speed_ratio(
+    rows: pd.DataFrame, # from speed_rows
+    arm: str, # one of SPEED_ARMS
+    ours: str, # contestant
+    theirs: str, # contestant, or how the names of its settings begin; then the fastest in each round
+) -> pd.Series: # by round
+    "Their time over ours."
+    race = round_seconds(rows, arm)
+    return race[[name for name in race if name.startswith(theirs)]].min(axis=1) / race[ours]
+
+def speed_from_results(): # IPython.display.Markdown
+    "The recorded ratios, a line per race, as Markdown."
+    from IPython.display import Markdown
+    rows, lines = speed_rows(), ['| the same work | beside | times as fast: median [range] | peak memory above the inputs |', '|---|---|---|---|']
+    for arm, ours, theirs, what in (
+            ('loss-4096', 'tiles', _ST, 'improved loss, 4,096 pairs, forward and backward'), ('encoder-padded', 'gte_nb', 'transformers', 'encoder, 32 texts of mixed lengths, forward and backward'),
+            ('encoder-full', 'gte_nb', 'transformers', 'encoder, 32 texts of equal lengths'), ('step-64', 'gte_nb', _ST, 'training step, 64 pairs'),
+            ('step-512', 'gte_nb', _ST, 'training step, 512 pairs, beside the cached loss'), ('encode', 'gte_nb', f'{_ST} (32)', '`encode`, functions and docstrings, beside the default batch size'),
+            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size')):
+        if arm not in set(rows['arm']): continue
+        ratio, peaks = speed_ratio(rows, arm, ours, theirs), rows[(rows['arm'] == arm) & (rows['what'] == 'MiB above inputs alone')].set_index('contestant')['value']
+        memory = ' instead of '.join(f'{peaks[peaks.index.str.startswith(name)].median():,.0f}' for name in (ours, theirs)) + ' MiB' if len(peaks) else ''
+        lines.append(f"| {what} | {theirs.partition(' ')[0]} | {ratio.median():.2f} [{ratio.min():.2f}, {ratio.max():.2f}] | {memory} |")
+    return Markdown('\n'.join(lines))
