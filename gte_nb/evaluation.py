@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COLOURS', 'STAGE_CLAIMS', 'Retrieval', 'mask_names', 'packages_task', 'ranks_from_scores', 'mrr', 'ndcg',
            'code_words', 'BM25', 'bootstrap', 'STS', 'cosqa_task', 'available_tasks', 'Measurement', 'measure',
-           'summarise', 'evaluate', 'load_model', 'provenance', 'append_results', 'draw_scores', 'gte_evaluate',
-           'recorded', 'recorded_ranks', 'recorded_table', 'recorded_difference', 'scoreboard_from_results',
-           'claims_from_results']
+           'summarise', 'evaluate', 'load_model', 'provenance', 'results_folder', 'append_results', 'draw_scores',
+           'gte_evaluate', 'recorded', 'recorded_ranks', 'recorded_table', 'recorded_difference',
+           'scoreboard_from_results', 'claims_from_results']
 
 # %% ../nbs/09_evaluation.ipynb #84ec6ee0
 import hashlib, json, logging, os, platform, re, sys
@@ -264,14 +264,18 @@ def provenance() -> dict: # command, date, versions, hardware
     return dict(date=date.today().isoformat(), command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         versions=' '.join(f'{n} {version(n)}' for n in names) + f' python {platform.python_version()}', hardware=f'{model}, {os.cpu_count()} cores')
 
+def results_folder() -> Path: # data/results, created if missing
+    "Where --record writes. Raises ValueError outside of a checkout."
+    if not (root := checkout()): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; leave it out')
+    (root/'data'/'results').mkdir(parents=True, exist_ok=True)
+    return root/'data'/'results'
+
 def append_results(
     name: str, # file name without .csv
     rows: list[dict], # to append
 ):
     "Append rows to data/results/`name`.csv. Raises ValueError outside of a checkout."
-    if not (root := checkout()): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; leave it out')
-    file = root/'data'/'results'/f'{name}.csv'
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file = results_folder()/f'{name}.csv'
     pd.DataFrame(rows).to_csv(file, mode='a', header=not file.exists(), index=False)
 
 def _measured(model, model_key, task):

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .corpus import progress_bar
-from .embedder import Embedder, length_chunks
+from .embedder import TOKEN_BUDGET, Embedder, length_chunks
 from .losses import LOSSES
 
 # %% ../nbs/06_training.ipynb #2aa5bb87
@@ -95,7 +95,7 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
         return tensor
 
 # %% ../nbs/06_training.ipynb #f38bc800
-CHUNK_TOKENS = dict(cpu=2048, cuda=131_072)   # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
+CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)   # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
@@ -143,20 +143,24 @@ def backward(
         with torch.autocast(device.type, PRECISIONS[precision]) if PRECISIONS[precision] else nullcontext():
             return embedder.embed([texts[i] for i in chunks[k]], tokens)
 
+    def embed_with_graph(k): # vectors, and the bytes of their graph
+        with GraphBytes(embedder.encoder.parameters()) as graph: return embed(k), graph.bytes
+
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         while True:                                                       # the first chunk, which has the longest texts, says how much a graph takes
             chunks = [np.arange(len(texts))] if embedder.static else list(length_chunks(lengths, tokens))
-            with GraphBytes(embedder.encoder.parameters()) as graph: kept = [embed(0)]
-            if graph.bytes <= memory or len(chunks[0]) == 1 or embedder.static: break
-            kept, tokens = None, min(tokens, int(lengths[chunks[0]].max()) * len(chunks[0])) * max(memory, 1) // graph.bytes
-        vectors = kept[0].new_empty(len(texts), embedder.hidden_size, requires_grad=False)
-        chunks, used, last = [torch.from_numpy(rows) for rows in chunks], graph.bytes, graph.bytes
+            new, used = embed_with_graph(0)
+            if used <= memory or len(chunks[0]) == 1 or embedder.static: break
+            del new
+            tokens = min(tokens, int(lengths[chunks[0]].max()) * len(chunks[0])) * max(memory, 1) // used
+        vectors, kept, last = new.new_empty(len(texts), embedder.hidden_size), [new], used
+        chunks = [torch.from_numpy(rows) for rows in chunks]
         for k, rows in enumerate(chunks):
-            if k == 0: new = kept[0]
-            elif k == len(kept) and used + last <= memory:
-                with GraphBytes(embedder.encoder.parameters()) as graph: kept.append(new := embed(k))
-                last, used = graph.bytes, used + graph.bytes
-            else:
+            if k == len(kept) and used + last <= memory:
+                new, last = embed_with_graph(k)
+                kept.append(new)
+                used += last
+            elif k:
                 with torch.no_grad(): new = embed(k)
             vectors[rows] = new.detach()
         value = _loss(vectors.requires_grad_(), batch, present, loss, temperature, mask_duplicates)
