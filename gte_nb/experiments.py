@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 from fastcore.script import call_parse
 
-from .corpus import checkout, complain, data_folder, runs_folder
-from .evaluation import provenance
+from .corpus import complain, data_folder, runs_folder
+from .evaluation import provenance, results_folder
 from .mining import mine
 
 # %% ../nbs/10_experiments.ipynb #f9688b34
@@ -163,8 +163,7 @@ def gte_experiment(
     "Run an experiment, or go on with it: arms × seeds, as rows of one CSV file."
     try:
         if record and out: raise ValueError('--record and --out name two places for the rows; leave one out')
-        if record and not checkout(): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; use --out')
-        study, to = find_experiment(name), checkout()/'data'/'results' if record else Path(out) if out else runs_folder()/'experiments'
+        study, to = find_experiment(name), results_folder() if record else Path(out) if out else runs_folder()/'experiments'
         failed = run_experiment(study, to/f'{Path(name).stem}.csv', seeds, arms and arms.split(','), budget)
     except (ValueError, OSError) as error: complain(error)
     except KeyboardInterrupt: sys.exit(130)
