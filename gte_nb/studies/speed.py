@@ -25,7 +25,7 @@ from ..experiments import recorded_rows
 from ..losses import contrastive_loss
 from ..mining import mine
 from ..sampler import mixing_probs
-from ..training import Batch, backward
+from ..gradient_cache import Batch, backward
 
 # %% ../../nbs/experiments/speed.ipynb #a43b1378
 SCALE = 100                                                                              # 1/τ
