@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'IMPROVED', 'LAYERS', 'WIDTH', 'TOKENS', 'SPEED_ARMS', 'ARMS', 'mixed_pairs', 'code_texts', 'tokeniser',
-           'forward_operations', 'products', 'loss_work', 'encoder_work', 'encode_work', 'step_work', 'Arm', 'alone',
-           'run', 'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
+           'forward_operations', 'products', 'loss_work', 'encoder_work', 'encode_work', 'step_work', 'laptop',
+           'laptop_texts', 'run_work', 'trainer_work', 'Arm', 'alone', 'run', 'disagreement', 'speed_rows',
+           'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
 
-# %% ../../nbs/experiments/speed.ipynb #999d9419
-import json, os, subprocess, sys
-from dataclasses import dataclass
+# %% ../../nbs/experiments/speed.ipynb #5d158ba1
+import io, json, os, subprocess, sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Callable
 
@@ -19,13 +22,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..corpus import runs_folder
 from ..embedder import Embedder, minilm_folder, rectangles
 from ..encoder import mean_pool
 from ..experiments import recorded_rows
+from ..gradient_cache import Batch, backward
 from ..losses import contrastive_loss
 from ..mining import mine
-from ..sampler import mixing_probs
-from ..gradient_cache import Batch, backward
+from ..sampler import MixtureSampler, mixing_probs
+from ..stages import RECIPES, Recipe, pair_batches, start_embedder
+from ..training import learning_rate_at, train
+from ..warmup import training_pairs
 
 # %% ../../nbs/experiments/speed.ipynb #a43b1378
 SCALE = 100                                                                              # 1/τ
@@ -85,14 +92,15 @@ def _setting(contestant):
     name, _, setting = contestant.rstrip(')').partition(' (')
     return name, setting
 
-def _peer(dropout=None):
+def _peer(dropout=None, folder=None):
     "sentence-transformers' model with the same weights"
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     import transformers
     from sentence_transformers import SentenceTransformer
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()                       # the pooler, which nobody uses, is missing in ours
     off = {} if dropout is None else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    return SentenceTransformer(str(minilm_folder()), device='cpu', config_kwargs=off)
+    return SentenceTransformer(str(folder or minilm_folder()), device='cpu', config_kwargs=off)
 
 def _bare(vectors, tile=512):
     "The products of the tiled loss and nothing else: n² logits between queries and documents, half of n² among either, the same again for the way back, and twice as much for gradients"
@@ -186,20 +194,106 @@ def step_work(contestant, n, seed, dropout):
         return work
     return prepare
 
+def laptop(
+    n: int, # pairs
+) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; batches are smaller for a handful of pairs
+    "What a whole run does with n pairs."
+    recipe = RECIPES['laptop'][0]
+    size = min(recipe.batch_size, max(1, n//2))
+    return replace(recipe, batch_size=size, steps=n//size)
+
+@cache
+def laptop_texts(
+    recipe: Recipe, # of stage 1
+    seed: int, # of the sampler
+) -> dict[str, list[str]]: # query, document: a run's texts in the order in which it reads them, cut where it cuts them
+    "The same pairs as strings, for a trainer that wants those."
+    pairs = [training_pairs(mine(), source, recipe.clean) for source in recipe.sources]
+    sampler = MixtureSampler(list(map(len, pairs)), recipe.batch_size, recipe.alpha, seed)
+    drawn = pd.concat([pairs[source].iloc[rows] for source, rows in (sampler[step] for step in range(recipe.steps))])
+    def cut(column, tokens): # after the last token before [SEP]
+        return [text[:e.offsets[tokens-2][1]] if len(e.ids) > tokens else text for text, e in zip(drawn[column], tokeniser().tokenizer.encode_batch(drawn[column].tolist()))]
+    return dict(query=cut('query', recipe.query_tokens), document=cut('document', recipe.document_tokens))
+
+def _adamw(model, recipe):
+    "The optimizer of `train`"
+    return torch.optim.AdamW([dict(params=[p for p in model.parameters() if (p.ndim > 1) == matrix], weight_decay=recipe.weight_decay * matrix) for matrix in (True, False)], lr=recipe.learning_rate, fused=True)
+
+def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True):
+    "Stage 1 on n pairs of the laptop's mixture: `train`, and beside it the bare steps on batches that lie ready. Both return the mean loss"
+    def prepare(n):
+        recipe = laptop(n)
+        embedder = start_embedder(recipe, mine(), seed)
+        batch_at = pair_batches(embedder, mine(), recipe, seed)
+        if contestant == 'bare steps':
+            batches, optimizer = [batch_at(step) for step in range(recipe.steps)], _adamw(embedder.encoder, recipe)
+            embedder.encoder.train()
+            def work():
+                losses = []
+                for step, batch in enumerate(batches):
+                    for group in optimizer.param_groups: group['lr'] = learning_rate_at(step, recipe.steps, recipe.learning_rate)
+                    losses.append(backward(embedder, batch, recipe.loss, recipe.temperature, mask_duplicates, seed=(seed, step)))
+                    optimizer.step(); optimizer.zero_grad()
+                return np.mean(losses)
+        else:
+            runs_folder().mkdir(parents=True, exist_ok=True)
+            folder = TemporaryDirectory(dir=runs_folder(), prefix='.speed-')
+            def work():
+                with redirect_stdout(io.StringIO()):                      # a line every second step, as in a terminal
+                    log = train(embedder, batch_at, folder.name, recipe.steps, recipe.learning_rate, recipe.loss, recipe.temperature, weight_decay=recipe.weight_decay,
+                        mask_duplicates=mask_duplicates, seed=seed, checkpoint_seconds=checkpoint_seconds, log_every=2)
+                return log['loss'].mean()
+        return work
+    return prepare
+
+def trainer_work(contestant, n, seed):
+    "The same run by `train` and by SentenceTransformerTrainer, which saves nothing"
+    name, setting = _setting(contestant)
+    if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False)
+    os.environ.setdefault('HF_HUB_OFFLINE', '1')
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.base.sampler import DefaultBatchSampler
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+    from torch.utils.data import SequentialSampler
+    from transformers import PrinterCallback
+    def in_order(dataset, batch_size, drop_last, **_): return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+    def prepare(n):
+        recipe, folder = laptop(n), TemporaryDirectory()
+        start_embedder(recipe, mine(), seed).save(folder.name)
+        model = _peer(folder=folder.name)
+        model.max_seq_length = recipe.document_tokens
+        loss, losses = MultipleNegativesRankingLoss(model, **dict(IMPROVED, scale=1/recipe.temperature)), []
+        loss.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
+        optimizer = _adamw(model, recipe)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_at(step, recipe.steps, 1.))
+        how = SentenceTransformerTrainingArguments(folder.name, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
+            dataloader_num_workers=int(setting.split()[0]), dataloader_pin_memory=False, save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
+        trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(laptop_texts(recipe, seed)), loss=loss, optimizers=(optimizer, schedule))
+        trainer.remove_callback(PrinterCallback)
+        def work():
+            trainer.train()
+            folder.cleanup()
+            return torch.stack(losses).mean().item()
+        return work
+    return prepare
+
 # %% ../../nbs/experiments/speed.ipynb #e4163f38
 @dataclass(frozen=True)
 class Arm:
     "What is timed."
     prepare: Callable # (contestant, n, seed) → (n → work)
     n: int # items
-    contestants: tuple # names; the last one is the floor
+    contestants: tuple # names; matrix products are the floor
     rounds: int = 0 # in which they alternate
     tries: tuple = () # settings of the peer, of which the fastest takes part
     memory: bool = False # whether peaks are measured
+    first: int = 8 # items of the short round before the race
 
 _ST = 'sentence-transformers'
 _loss, _step = ('tiles', 'naive', _ST, 'matrix products'), ('gte_nb', _ST, 'matrix products')
 _sizes = tuple(f'{_ST} ({size})' for size in (8, 16, 32, 64))
+_workers = tuple(f'{_ST} ({count})' for count in ('0 workers', '1 worker', '2 workers'))
 _cached = tuple(f'{_ST} ({size})' for size in (32, 64, '2048 tokens', '4096 tokens'))
 SPEED_ARMS = {
     'encoder-full': Arm(partial(encoder_work, mixed=False), 32, ('gte_nb', 'transformers', 'matrix products'), rounds=7),
@@ -212,7 +306,9 @@ SPEED_ARMS = {
     'step-64-no-dropout': Arm(partial(step_work, dropout=0.), 64, _step, rounds=7, memory=True),
     'step-512': Arm(partial(step_work, dropout=None), 512, ('gte_nb', 'matrix products'), rounds=3, tries=_cached, memory=True),
     'step-512-no-dropout': Arm(partial(step_work, dropout=0.), 512, ('gte_nb', 'matrix products'), rounds=3, tries=_cached, memory=True),
-    'step-16384': Arm(partial(step_work, dropout=None), 16_384, ('gte_nb',))}
+    'step-16384': Arm(partial(step_work, dropout=None), 16_384, ('gte_nb',)),
+    'loop': Arm(partial(run_work, checkpoint_seconds=15), 30*64, ('train', 'bare steps'), rounds=5, first=4*64),
+    'trainer': Arm(trainer_work, 20*64, ('gte_nb',), rounds=3, tries=_workers, first=4*64)}
 ARMS = ('floor', *SPEED_ARMS)
 
 def _timed(work):
@@ -253,14 +349,12 @@ def run(
     n, rounds, tries = (6, min(1, what.rounds), what.tries[:1]) if tiny else (what.n, what.rounds, what.tries)
     if not rounds: return alone(arm, what.contestants[0], n, seed)
     prepare = {name: what.prepare(name, n, seed) for name in dict.fromkeys(what.contestants + tries)}
-    rows = [dict(step=0, metric=f'{name}, value', value=value) for name in prepare if (value := prepare[name](min(n, 8))()) is not None]
-    works = {name: prepare[name](n) for name in prepare}
-    tried = {name: _timed(works[name]) for name in tries}
+    rows = [dict(step=0, metric=f'{name}, value', value=value) for name in prepare if (value := prepare[name](min(n, what.first))()) is not None]
+    tried = {name: _timed(prepare[name](n)) for name in tries}
     rows += [dict(step=0, metric=f'{name}, seconds', value=seconds) for name, seconds in tried.items()]
     names = list(dict.fromkeys((*what.contestants, *([min(tried, key=tried.get)] if tried else []))))
-    works = {name: works[name] for name in names}
     for step in range(1, rounds + 1):
-        for name in names if (step + seed) % 2 else names[::-1]: rows.append(dict(step=step, metric=f'{name}, seconds', value=_timed(works[name])))
+        for name in names if (step + seed) % 2 else names[::-1]: rows.append(dict(step=step, metric=f'{name}, seconds', value=_timed(prepare[name](n))))
     if what.memory and not tiny: rows += [row for name in names if name != 'matrix products' for row in alone(arm, name, n, seed)]
     return rows
 
@@ -272,7 +366,7 @@ def disagreement(
     values = rows[rows['metric'].str.endswith(', value') & ~rows['arm'].isin(['step-64', 'step-512'])].groupby(['arm', 'seed'])['value']
     return (values.max() - values.min()) / values.max().abs()
 
-# %% ../../nbs/experiments/speed.ipynb #5bee0f17
+# %% ../../nbs/experiments/speed.ipynb #5cfac072
 def speed_rows() -> pd.DataFrame: # recorded rows; `metric` stands as `contestant` and `what` too
     "What `gte_experiment speed --record` has recorded."
     rows = recorded_rows('speed')
@@ -314,7 +408,7 @@ def speed_from_results(): # IPython.display.Markdown
             ('loss-4096', 'tiles', _ST, 'improved loss, 4,096 pairs, forward and backward'), ('encoder-padded', 'gte_nb', 'transformers', 'encoder, 32 texts of mixed lengths, forward and backward'),
             ('encoder-full', 'gte_nb', 'transformers', 'encoder, 32 texts of equal lengths'), ('step-64', 'gte_nb', _ST, 'training step, 64 pairs'),
             ('step-512', 'gte_nb', _ST, 'training step, 512 pairs, beside the cached loss'), ('encode', 'gte_nb', f'{_ST} (32)', '`encode`, functions and docstrings, beside the default batch size'),
-            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size')):
+            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size'), ('trainer', 'gte_nb', _ST, 'stage 1 as a whole, beside SentenceTransformerTrainer')):
         if arm not in set(rows['arm']): continue
         ratio, peaks = speed_ratio(rows, arm, ours, theirs), [peak_memory(rows, arm, name) for name in (ours, theirs)]
         memory = '' if None in peaks else ' instead of '.join(f'{peak:,.0f}' for peak in peaks) + ' MiB'

@@ -12,7 +12,8 @@ from typing import Iterable
 import numpy as np
 
 from ..embedder import Embedder
-from ..evaluation import bootstrap, mrr, ranks_from_scores
+from ..evaluation import bootstrap
+from ..gauges import mrr, ranks_from_scores
 from ..mining import mine
 
 # %% ../../nbs/experiments/truncation.ipynb #1e3ef6ed
