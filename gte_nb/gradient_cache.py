@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK_TOKENS', 'PRECISIONS', 'TILE', 'Batch', 'drop_tokens', 'text_ids', 'GraphBytes', 'backward', 'sum_gradients']
 
-# %% ../nbs/05a_gradient_cache.ipynb #783a0747
+# %% ../nbs/05a_gradient_cache.ipynb #c62355dd
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import compress
@@ -18,7 +18,7 @@ from accelerate import PartialState
 from .embedder import TOKEN_BUDGET, Embedder, length_chunks
 from .losses import LOSSES
 
-# %% ../nbs/05a_gradient_cache.ipynb #db8d914c
+# %% ../nbs/05a_gradient_cache.ipynb #e2490520
 @dataclass
 class Batch:
     "Token ids of one training batch."
@@ -45,7 +45,7 @@ def drop_tokens(
     flat = np.concatenate(ids)[keep]
     return [flat[a:b] for a, b in zip(places.tolist(), places[1:].tolist())]
 
-# %% ../nbs/05a_gradient_cache.ipynb #662a2ff7
+# %% ../nbs/05a_gradient_cache.ipynb #cb6b73d7
 def text_ids(
     batch: Batch, # token ids
 ) -> torch.Tensor|None: # (n, 2) or, with hard negatives, (n, 3): equal texts have equal numbers; None where no text is there twice
@@ -57,7 +57,7 @@ def text_ids(
     ids = [numbers.setdefault(names[end - 4*length:end], len(numbers)) for end, length in zip(ends.tolist(), lengths.ravel().tolist())]
     return torch.tensor(ids).view(len(columns), -1).T if len(numbers) < len(ids) else None
 
-# %% ../nbs/05a_gradient_cache.ipynb #e6210b46
+# %% ../nbs/05a_gradient_cache.ipynb #ddf7c6a6
 class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
     "Within its block, counts in `bytes` what autograd keeps for the way back; `parameters`, which exist anyway, are left out."
     def __init__(
@@ -78,7 +78,7 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
             self.bytes += storage.nbytes()
         return tensor
 
-# %% ../nbs/05a_gradient_cache.ipynb #9b48639f
+# %% ../nbs/05a_gradient_cache.ipynb #55fb2e46
 CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)   # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss

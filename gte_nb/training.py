@@ -6,7 +6,7 @@
 __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'LOG', 'learning_rate_at', 'fault', 'paired_change', 'draw_run', 'Stopped',
            'signals_deferred', 'train', 'finished_run']
 
-# %% ../nbs/06_training.ipynb #2747d3db
+# %% ../nbs/06_training.ipynb #56214a92
 import json, os, shutil, signal, sys, threading, warnings
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
@@ -30,7 +30,7 @@ from .encoder import Encoder, StaticEncoder
 from .gradient_cache import Batch, backward, drop_tokens, sum_gradients
 from .losses import NotFinite
 
-# %% ../nbs/06_training.ipynb #2aa5bb87
+# %% ../nbs/06_training.ipynb #f777bf5e
 def learning_rate_at(
     step: int, # counted from 0
     steps: int, # of the whole run
@@ -41,7 +41,7 @@ def learning_rate_at(
     rising = max(1, round(steps * warmup))
     return peak * min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 
-# %% ../nbs/06_training.ipynb #4f6f35a2
+# %% ../nbs/06_training.ipynb #e5db7fee
 SPIKE, WINDOW, LEAST, PATIENCE = 10., 100, 20, 10   # times the largest; of so many steps; from so many on; skipped steps in a row that stop a run
 
 def fault(
@@ -58,7 +58,7 @@ def fault(
             if now > SPIKE*max(largest, least): return f'the {name} is {now:.4g}, and was at most {largest:.4g} in the {len(taken)} steps before'
     return ''
 
-# %% ../nbs/06_training.ipynb #f9d255b5
+# %% ../nbs/06_training.ipynb #5452072d
 def paired_change(
     before: np.ndarray, # (n,) scores
     now: np.ndarray, # (n,) scores of the same queries
@@ -68,7 +68,7 @@ def paired_change(
     margin = 1.96 * change.std(ddof=1) / len(change)**0.5 if len(change) > 1 else float('nan')
     return float(change.mean()), float(change.mean() - margin), float(change.mean() + margin)
 
-# %% ../nbs/06_training.ipynb #25c3e028
+# %% ../nbs/06_training.ipynb #4e12159c
 def draw_run(
     log: 'pd.DataFrame', # step, loss, skipped: a run's log
     gauges: 'pd.DataFrame', # step, gauge, score, change, low, high; may be empty
@@ -126,7 +126,7 @@ class _Watch:
         else: self.chart = display(image, display_id=True)
         self.next_chart = perf_counter() + max(2, 50*(perf_counter() - start))       # at most two percent of the time
 
-# %% ../nbs/06_training.ipynb #ae3fd2ea
+# %% ../nbs/06_training.ipynb #fcfeb316
 LOG = ('step', 'loss', 'norm', 'learning_rate', 'pairs', 'seconds', 'skipped')   # columns of a log; seconds since the run began, pauses left out
 
 class Stopped(KeyboardInterrupt):
@@ -249,7 +249,7 @@ def train(
     with ExitStack() as hold:
         _everywhere(lambda: hold.enter_context(locked(folder)))
         if (log := _everywhere(finished_log)) is not None: return log     # finished by another process since
-        encoder = embedder.encoder.to(accelerator.device)
+        encoder = embedder.encoder.to(accelerator.device if torch.cuda.is_available() else 'cpu')
         if packed: encoder.packed = True
         if compile: encoder.compile(dynamic=True)
         if sharded := parse_flag_from_env('ACCELERATE_USE_FSDP'): _shard(encoder)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARMS', 'STEPS', 'killed', 'run']
 
-# %% ../../nbs/experiments/kills.ipynb #84751db7
+# %% ../../nbs/experiments/kills.ipynb #97717604
 import os, signal, tempfile, time
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..encoder import Encoder, EncoderConfig, StaticEncoder
 from ..gradient_cache import Batch
 from ..training import train
 
-# %% ../../nbs/experiments/kills.ipynb #e92c64c0
+# %% ../../nbs/experiments/kills.ipynb #7876c935
 ARMS = dict(static=50, bert=50)   # kills of each model
 STEPS = dict(static=200, bert=150)
 
