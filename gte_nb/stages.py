@@ -16,7 +16,6 @@ from typing import Callable
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from fastcore.docments import docments
 
 from .corpus import Corpus, cache_folder, complain, from_files, runs_folder
@@ -26,7 +25,7 @@ from .mining import mine
 from .negatives import mine_hard_negatives
 from .sampler import MixtureSampler
 from .gauges import held_out_gauges, signatures
-from .gradient_cache import Batch
+from .gradient_cache import Batch, processes
 from .training import draw_run, finished_run, train
 from .warmup import corpus_tokenizer, new_bert, training_pairs
 
@@ -228,7 +227,7 @@ def run_stage(
     "Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one sentence for bad input."
     corpus, out = corpus or mine(), Path(out)
     recipe = chosen_sources(corpus, recipe)
-    with PartialState().main_process_first():                               # which fills the caches of vocabulary and tokens
+    with processes().main_process_first():                               # which fills the caches of vocabulary and tokens
         embedder = Embedder.load(init, dropout=recipe.dropout) if init else start_embedder(recipe, corpus, seed)
         if embedder.static != recipe.static:
             raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; choose the other recipe or another --init")
@@ -275,15 +274,16 @@ def _arguments(stage, argv):
     return ours, changes, given
 
 def _stage_command(stage, argv):
+    first = processes().is_main_process
     try:
         ours, changes, how = _arguments(stage, argv)
         import pandas as pd
         name, out, init, corpus = ours['recipe'], ours['out'], ours['init'], ours['corpus']
         if name not in RECIPES: raise ValueError(f"recipe {name!r} is none of {', '.join(RECIPES)}")
-        recipe, first = replace(RECIPES[name][stage-1], **changes), PartialState().is_main_process
+        recipe = replace(RECIPES[name][stage-1], **changes)
         def say(*what):
             if first and not how.get('quiet'): print(*what, flush=True)
-        with PartialState().main_process_first(): corpus = (Corpus(corpus) if (Path(corpus)/'corpus.json').exists() else from_files(corpus)) if corpus else mine()
+        with processes().main_process_first(): corpus = (Corpus(corpus) if (Path(corpus)/'corpus.json').exists() else from_files(corpus)) if corpus else mine()
         if 'sources' not in changes and not set(recipe.sources) & set(corpus.manifest['rows']): recipe = replace(recipe, sources=())
         recipe, out = chosen_sources(corpus, recipe), out or runs_folder()/name/f'stage{stage}'
         if finished_run(out): say(f'{out}: already finished')
@@ -298,8 +298,10 @@ def _stage_command(stage, argv):
         try:
             if first: draw_run(log, measured, f"{name}, stage {stage}: {log.pairs.sum():,} pairs in {log.seconds.iloc[-1]/60:.1f} minutes").savefig(out/'run.png', dpi=110)
         except ImportError: say('no chart: matplotlib is not installed (pip install gte_nb[charts])')
-    except (ValueError, FileNotFoundError) as error: complain(error)
-    except KeyboardInterrupt as stop: print(f'\n{stop}', file=sys.stderr); sys.exit(130)
+    except (ValueError, FileNotFoundError) as error: complain(error) if first else sys.exit(1)
+    except KeyboardInterrupt as stop:
+        if first: print(f'\n{stop}', file=sys.stderr)
+        sys.exit(130)
 
 def gte_pretrain(
     argv: list[str]|None = None, # words of the command line; None: those of this process

@@ -18,7 +18,7 @@ from typing import Callable
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from safetensors import SafetensorError
 from torch.nn.utils import get_total_norm
@@ -27,7 +27,7 @@ from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked,
 from .corpus import progress_bar
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
-from .gradient_cache import Batch, backward, drop_tokens, sum_gradients
+from .gradient_cache import Batch, backward, drop_tokens, processes, sum_gradients
 from .losses import NotFinite
 
 # %% ../nbs/06_training.ipynb #f777bf5e
@@ -148,9 +148,9 @@ def signals_deferred():
 
 def _everywhere(work):
     "Do `work` on the first process; its result, or its error, is everyone's."
-    if PartialState().num_processes == 1: return work()
+    if processes().num_processes == 1: return work()
     outcome = [None, None]
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         try: outcome[0] = work()
         except Exception as error: outcome[1] = error
     broadcast_object_list(outcome)
@@ -159,7 +159,7 @@ def _everywhere(work):
 
 def _agreed(*flags):
     "Each flag is true when it is true on any process."
-    state = PartialState()
+    state = processes()
     if state.num_processes == 1: return [bool(flag) for flag in flags]
     numbers = torch.tensor([float(bool(flag)) for flag in flags], device=state.device)
     torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)

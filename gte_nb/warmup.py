@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate import PartialState
 from fastcore.script import call_parse
 from tokenizers import Tokenizer
 
@@ -21,7 +20,7 @@ from .cleaning import ALL, LEAKS
 from .corpus import Corpus, cache_folder, complain, from_files, runs_folder
 from .embedder import SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash, train_tokenizer
 from .encoder import Encoder, EncoderConfig
-from .gradient_cache import CHUNK_TOKENS
+from .gradient_cache import CHUNK_TOKENS, processes
 from .mining import mine
 from .sampler import MixtureSampler
 from .training import train
@@ -105,7 +104,7 @@ def masked_gradient(
 
     With several processes all of them call it with the same batch, and each adds its share. Raises ValueError for a static encoder, and as `mask_tokens` does."""
     if embedder.static: raise ValueError('a static encoder sees no neighbours from which to guess a hidden token; warm up a BERT')
-    world, weight = PartialState(), embedder.encoder.embeddings.word_embeddings.weight
+    world, weight = processes(), embedder.encoder.embeddings.word_embeddings.weight
     masked, chosen = mask_tokens(ids, embedder.tokenizer, seed)
     share = np.argsort([-len(text) for text in ids], kind='stable')[world.process_index::world.num_processes]
     places, loss = sum(int(c.sum()) for c in chosen), torch.zeros((), dtype=torch.float64, device=weight.device)
