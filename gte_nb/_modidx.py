@@ -264,6 +264,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'gte_nb.gradient_cache._sharded': ('gradient_cache.html#_sharded', 'gte_nb/gradient_cache.py'),
                                        'gte_nb.gradient_cache.backward': ('gradient_cache.html#backward', 'gte_nb/gradient_cache.py'),
                                        'gte_nb.gradient_cache.drop_tokens': ('gradient_cache.html#drop_tokens', 'gte_nb/gradient_cache.py'),
+                                       'gte_nb.gradient_cache.processes': ('gradient_cache.html#processes', 'gte_nb/gradient_cache.py'),
                                        'gte_nb.gradient_cache.sum_gradients': ( 'gradient_cache.html#sum_gradients',
                                                                                 'gte_nb/gradient_cache.py'),
                                        'gte_nb.gradient_cache.text_ids': ('gradient_cache.html#text_ids', 'gte_nb/gradient_cache.py')},

@@ -196,11 +196,12 @@ def step_work(contestant, n, seed, dropout):
 
 def laptop(
     n: int, # pairs
+    tokens: int|None = None, # of each text; None: as the recipe cuts them
 ) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; batches are smaller for a handful of pairs
     "What a whole run does with n pairs."
     recipe = RECIPES['laptop'][0]
     size = min(recipe.batch_size, max(1, n//2))
-    return replace(recipe, batch_size=size, steps=n//size)
+    return replace(recipe, batch_size=size, steps=n//size, query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
 
 @cache
 def laptop_texts(
@@ -219,10 +220,10 @@ def _adamw(model, recipe):
     "The optimizer of `train`"
     return torch.optim.AdamW([dict(params=[p for p in model.parameters() if (p.ndim > 1) == matrix], weight_decay=recipe.weight_decay * matrix) for matrix in (True, False)], lr=recipe.learning_rate, fused=True)
 
-def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True):
+def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True, tokens=None):
     "Stage 1 on n pairs of the laptop's mixture: `train`, and beside it the bare steps on batches that lie ready. Both return the mean loss"
     def prepare(n):
-        recipe = laptop(n)
+        recipe = laptop(n, tokens)
         embedder = start_embedder(recipe, mine(), seed)
         batch_at = pair_batches(embedder, mine(), recipe, seed)
         if contestant == 'bare steps':
@@ -246,10 +247,10 @@ def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True)
         return work
     return prepare
 
-def trainer_work(contestant, n, seed):
+def trainer_work(contestant, n, seed, tokens=None):
     "The same run by `train` and by SentenceTransformerTrainer, which saves nothing"
     name, setting = _setting(contestant)
-    if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False)
+    if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False, tokens=tokens)
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -259,7 +260,7 @@ def trainer_work(contestant, n, seed):
     from transformers import PrinterCallback
     def in_order(dataset, batch_size, drop_last, **_): return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
     def prepare(n):
-        recipe, folder = laptop(n), TemporaryDirectory()
+        recipe, folder = laptop(n, tokens), TemporaryDirectory()
         start_embedder(recipe, mine(), seed).save(folder.name)
         model = _peer(folder=folder.name)
         model.max_seq_length = recipe.document_tokens
@@ -308,7 +309,8 @@ SPEED_ARMS = {
     'step-512-no-dropout': Arm(partial(step_work, dropout=0.), 512, ('gte_nb', 'matrix products'), rounds=3, tries=_cached, memory=True),
     'step-16384': Arm(partial(step_work, dropout=None), 16_384, ('gte_nb',)),
     'loop': Arm(partial(run_work, checkpoint_seconds=15), 30*64, ('train', 'bare steps'), rounds=5, first=4*64),
-    'trainer': Arm(trainer_work, 20*64, ('gte_nb',), rounds=3, tries=_workers, first=4*64)}
+    'trainer': Arm(trainer_work, 20*64, ('gte_nb',), rounds=3, tries=_workers, first=4*64),
+    'trainer-128': Arm(partial(trainer_work, tokens=128), 12*64, ('gte_nb', f'{_ST} (0 workers)'), rounds=3, first=4*64)}
 ARMS = ('floor', *SPEED_ARMS)
 
 def _timed(work):
@@ -408,7 +410,8 @@ def speed_from_results(): # IPython.display.Markdown
             ('loss-4096', 'tiles', _ST, 'improved loss, 4,096 pairs, forward and backward'), ('encoder-padded', 'gte_nb', 'transformers', 'encoder, 32 texts of mixed lengths, forward and backward'),
             ('encoder-full', 'gte_nb', 'transformers', 'encoder, 32 texts of equal lengths'), ('step-64', 'gte_nb', _ST, 'training step, 64 pairs'),
             ('step-512', 'gte_nb', _ST, 'training step, 512 pairs, beside the cached loss'), ('encode', 'gte_nb', f'{_ST} (32)', '`encode`, functions and docstrings, beside the default batch size'),
-            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size'), ('trainer', 'gte_nb', _ST, 'stage 1 as a whole, beside SentenceTransformerTrainer')):
+            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size'), ('trainer', 'gte_nb', _ST, 'stage 1 of `laptop` as a whole, beside SentenceTransformerTrainer'),
+            ('trainer-128', 'gte_nb', f'{_ST} (0 workers)', 'the same with texts of up to 128 tokens')):
         if arm not in set(rows['arm']): continue
         ratio, peaks = speed_ratio(rows, arm, ours, theirs), [peak_memory(rows, arm, name) for name in (ours, theirs)]
         memory = '' if None in peaks else ' instead of '.join(f'{peak:,.0f}' for peak in peaks) + ' MiB'
