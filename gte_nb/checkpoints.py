@@ -15,12 +15,9 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-# %% ../nbs/05b_checkpoints.ipynb #7d5b3c1b
-def _sync(path): # a file or a folder
-    handle = os.open(path, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
+from .embedder import sync
 
+# %% ../nbs/05b_checkpoints.ipynb #7d5b3c1b
 def _digest(file):
     with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -45,10 +42,10 @@ def save_checkpoint(
         aside.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside/'state.safetensors')
         (aside/'state.json').write_text(json.dumps(dict(step=step, sha256=_digest(aside/'state.safetensors'), **facts)), encoding='utf-8')
-        for path in (aside/'state.safetensors', aside/'state.json', aside): _sync(path)
+        for path in (aside/'state.safetensors', aside/'state.json', aside): sync(path)
         shutil.rmtree(target, ignore_errors=True)                         # a damaged one of the same step
         aside.rename(target)
-        _sync(checkpoints)
+        sync(checkpoints)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         before = next(iter(checkpoint_steps(folder)), None)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'TOKEN_BUDGET', 'WINDOW', 'train_tokenizer', 'tokenizer_hash', 'length_chunks', 'rectangles',
-           'joined', 'Embedder', 'minilm_folder', 'TokenTable', 'growing_npy', 'token_table']
+           'joined', 'Embedder', 'minilm_folder', 'TokenTable', 'growing_npy', 'sync', 'token_table']
 
 # %% ../nbs/05_embedder.ipynb #1c3930b6
 import hashlib, json, os, reprlib, shutil, warnings
@@ -303,9 +303,11 @@ def growing_npy(
         yield append
         out.seek(0); header(); out.flush(); os.fsync(out.fileno())
 
-def _sync_folder(folder):
-    "Force the names in a folder to the disk."
-    handle = os.open(folder, os.O_RDONLY)
+def sync(
+    path: str|Path, # a file, or a folder for the names in it
+):
+    "Force to the disk what was written."
+    handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
 
@@ -346,9 +348,9 @@ def token_table(
                 for flat, lengths in batches():
                     add_ids(flat); add_offsets(end + lengths.cumsum())
                     end = end + lengths.sum()
-            _sync_folder(aside)
+            sync(aside)
             shutil.rmtree(folder, ignore_errors=True)                        # damaged, or not there
             aside.rename(folder)
-            _sync_folder(folder.parent)
+            sync(folder.parent)
         finally: shutil.rmtree(aside, ignore_errors=True)
     return TokenTable.open(folder)

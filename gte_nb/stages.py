@@ -11,6 +11,7 @@ __all__ = ['TRIPLES', 'RECIPES', 'HOW', 'Recipe', 'inverse_document_frequency', 
 import hashlib, sys
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Callable
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from fastcore.docments import docments
 
-from .corpus import Corpus, cache_folder, complain, from_files, runs_folder
+from .corpus import Corpus, cache_folder, complain, runs_folder
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash
 from .encoder import StaticEncoder
 from .mining import mine
@@ -27,7 +28,7 @@ from .sampler import MixtureSampler
 from .gauges import held_out_gauges, signatures
 from .gradient_cache import Batch, processes
 from .training import draw_run, finished_run, train
-from .warmup import corpus_tokenizer, new_bert, training_pairs
+from .warmup import corpus_tokenizer, new_bert, open_corpus, training_pairs
 
 # %% ../nbs/08_stages.ipynb #c0f7944a
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class Recipe:
         return self.start == 'scratch' and not self.layers
 
     def __str__(self):
-        return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} {_comment(name)}' for name, value in list(asdict(self).items())[2:])
+        return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} {_comments()[name]}' for name, value in list(asdict(self).items())[2:])
 
-def _comment(field): return docments(Recipe).get(field) or ''            # what stands beside a field above
+@cache
+def _comments(): return {name: comment or '' for name, comment in docments(Recipe).items()}   # what stands beside the fields above
 
 # %% ../nbs/08_stages.ipynb #69a08157
 def _paper(size, start, learning_rate):
@@ -266,8 +268,8 @@ def _arguments(stage, argv):
     changed = parser.add_argument_group('fields of the recipe, instead of its own')
     def words(text): return tuple(int(word) if word.isdigit() else word for word in text.split(',') if word)
     for field in fields(Recipe)[2:]:
-        if field.type is bool: changed.add_argument(f'--no-{field.name}', *['--uncleaned']*(field.name == 'clean'), dest=field.name, action='store_false', help=f'not: {_comment(field.name)}')
-        else: changed.add_argument(f'--{field.name}', type=words if field.type is tuple else field.type, help=_comment(field.name) + ', separated by commas'*(field.type is tuple))
+        if field.type is bool: changed.add_argument(f'--no-{field.name}', *['--uncleaned']*(field.name == 'clean'), dest=field.name, action='store_false', help=f'not: {_comments()[field.name]}')
+        else: changed.add_argument(f'--{field.name}', type=words if field.type is tuple else field.type, help=_comments()[field.name] + ', separated by commas'*(field.type is tuple))
     given = vars(parser.parse_args(argv))
     ours = {name: given.pop(name, None) for name in ('recipe', 'out', 'init', 'seed', 'corpus')}
     changes = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
@@ -283,7 +285,7 @@ def _stage_command(stage, argv):
         recipe = replace(RECIPES[name][stage-1], **changes)
         def say(*what):
             if first and not how.get('quiet'): print(*what, flush=True)
-        with processes().main_process_first(): corpus = (Corpus(corpus) if (Path(corpus)/'corpus.json').exists() else from_files(corpus)) if corpus else mine()
+        with processes().main_process_first(): corpus = open_corpus(corpus)
         if 'sources' not in changes and not set(recipe.sources) & set(corpus.manifest['rows']): recipe = replace(recipe, sources=())
         recipe, out = chosen_sources(corpus, recipe), out or runs_folder()/name/f'stage{stage}'
         if finished_run(out): say(f'{out}: already finished')

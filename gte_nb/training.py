@@ -27,7 +27,7 @@ from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked,
 from .corpus import progress_bar
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
-from .gradient_cache import Batch, backward, drop_tokens, processes, sum_gradients
+from .gradient_cache import Batch, backward, drop_tokens, largest, processes, sum_gradients
 from .losses import NotFinite
 
 # %% ../nbs/06_training.ipynb #f777bf5e
@@ -156,14 +156,6 @@ def _everywhere(work):
     broadcast_object_list(outcome)
     if outcome[1] is not None: raise outcome[1]
     return outcome[0]
-
-def _agreed(*flags):
-    "Each flag is true when it is true on any process."
-    state = processes()
-    if state.num_processes == 1: return [bool(flag) for flag in flags]
-    numbers = torch.tensor([float(bool(flag)) for flag in flags], device=state.device)
-    torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MAX)
-    return numbers.bool().tolist()
 
 def _shard(encoder):
     "Share weights, gradients and moments among the processes, as accelerate is configured to: layer by layer"
@@ -305,7 +297,7 @@ def train(
             sum_gradients(encoder)
             norm = float(_whole(get_total_norm([p.grad for p in encoder.parameters() if p.grad is not None])))
             why = why or fault(value, norm, log)
-            bad, stop, due = _agreed(why, signals, perf_counter() - saved > wait)
+            bad, stop, due = map(bool, largest(bool(why), bool(signals), perf_counter() - saved > wait))   # true when it is true on any process
             if not bad and (stop or due):                                   # this batch vouches for the weights of the steps before it
                 start = perf_counter()
                 checkpoint()
