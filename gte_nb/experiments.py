@@ -19,7 +19,8 @@ import torch
 from fastcore.script import call_parse
 
 from .corpus import complain, data_folder, runs_folder
-from .evaluation import provenance, results_folder
+from .evaluation import results_folder
+from .sharing import provenance
 from .mining import mine
 
 # %% ../nbs/10_experiments.ipynb #f9688b34

@@ -25,11 +25,12 @@ from .training import LOG, draw_run
 def ranks_from_scores(
     scores: np.ndarray, # (q, d) higher is better
     relevant: np.ndarray, # (q,) index of the right document
-) -> np.ndarray: # (q,) 1 is best; ties share their mean place
+) -> np.ndarray: # (q,) 1 is best; ties stand in a fixed random order of the documents
     "The rank of the right document of each query. Raises ValueError for a score that is not finite."
     own = scores[np.arange(len(scores)), relevant][:, None]
     if not np.isfinite(own).all(): raise ValueError(f'query {int(np.flatnonzero(~np.isfinite(own[:, 0]))[0])} has the score {own.min()}; a model must give finite vectors')
-    return 1 + (scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2
+    place = np.random.default_rng(0).permutation(scores.shape[1])
+    return 1 + (scores > own).sum(1) + ((scores == own) & (place < place[relevant][:, None])).sum(1)
 
 def mrr(ranks: np.ndarray, k: int = 10) -> np.ndarray: # ranks (…); one value per query
     "Reciprocal rank, 0 beyond `k`."

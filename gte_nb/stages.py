@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TRIPLES', 'RECIPES', 'HOW', 'Recipe', 'inverse_document_frequency', 'chosen_sources', 'source_tables',
-           'start_embedder', 'hub_folder', 'pair_batches', 'siblings', 'triple_batches', 'weights_hash', 'run_stage',
-           'gauge_sources', 'gte_pretrain', 'gte_finetune']
+           'start_embedder', 'hub_folder', 'pair_batches', 'siblings', 'triple_batches', 'run_stage', 'gauge_sources',
+           'gte_pretrain', 'gte_finetune']
 
 # %% ../nbs/08_stages.ipynb #773cfd8f
-import hashlib, sys
+import sys
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -25,6 +25,7 @@ from .encoder import StaticEncoder
 from .mining import mine
 from .negatives import mine_hard_negatives
 from .sampler import MixtureSampler
+from .sharing import weights_hash, write_card
 from .gauges import held_out_gauges, signatures
 from .gradient_cache import Batch, processes
 from .training import draw_run, finished_run, train
@@ -210,14 +211,6 @@ def triple_batches(
     return batch_at
 
 # %% ../nbs/08_stages.ipynb #f090621c
-def weights_hash(
-    folder: str|Path, # of a model
-) -> str: # 16 hexadecimal digits
-    "Names a saved model by its weights. Raises ValueError when the folder holds none."
-    file = Path(folder)/'model.safetensors'
-    if not file.is_file(): raise ValueError(f'{folder} holds no model (no model.safetensors); give a folder that training wrote')
-    with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
-
 def run_stage(
     recipe: Recipe, # of stage 1 or 2
     out: str|Path, # folder of the run
@@ -236,7 +229,9 @@ def run_stage(
         about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(embedder.tokenizer), init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start) else recipe.start)
         batches = None if finished_run(out) else (pair_batches if recipe.stage == 1 else triple_batches)(embedder, corpus, recipe, seed)
     settings = ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')
-    return train(embedder, batches, out, about=about, seed=seed, **{name: getattr(recipe, name) for name in settings}, **how)
+    log = train(embedder, batches, out, about=about, seed=seed, **{name: getattr(recipe, name) for name in settings}, **how)
+    if processes().is_main_process: write_card(out, corpus, init)
+    return log
 
 # %% ../nbs/08_stages.ipynb #62c3d44d
 def gauge_sources(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..embedder import Embedder
-from ..evaluation import packages_task
+from ..tasks import packages_task
 from ..gauges import mrr, ranks_from_scores
 from ..mining import mine
 from ..stages import Recipe, pair_batches
