@@ -26,7 +26,7 @@ from .sharing import add_results, provenance, training_history, weights_hash
 from .tasks import TRAINED, find_tasks, packages_task
 from .training import finished_run
 
-# %% ../nbs/09d_scores.ipynb #0d6cc99b
+# %% ../nbs/09d_scores.ipynb #85ee304f
 def _kept(key, compute):
     "`compute()` as JSON, kept on disk under `key`"
     file = cache_folder()/'evaluation'/f'{key}.json'
@@ -49,7 +49,7 @@ def _ours(folder):
     "Whether the folder holds a static encoder or a BERT whose vectors are the mean of its tokens"
     settings = {name: json.loads((folder/name).read_text(encoding='utf-8')) if (folder/name).is_file() else {} for name in ('config.json', '1_Pooling/config.json', 'modules.json')}
     kinds = {module['type'].rsplit('.', 1)[-1] for module in settings['modules.json']} if settings['modules.json'] else set()
-    if kinds == {'StaticEmbedding'}: return True
+    if 'StaticEmbedding' in kinds: return kinds <= {'StaticEmbedding', 'Normalize'}
     return settings['config.json'].get('model_type', 'bert') == 'bert' and settings['1_Pooling/config.json'].get('pooling_mode_mean_tokens', True) and kinds <= {'Transformer', 'Pooling', 'Normalize'}
 
 def _theirs(name):
@@ -87,7 +87,7 @@ def load_model(
     sources = {source for record in (training_history(name) if about else ()) for source in record['about'].get('sources', ())}
     return embedder, f'{weights_hash(name)}-{embedder.max_length}', dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
 
-# %% ../nbs/09d_scores.ipynb #5a06f86f
+# %% ../nbs/09d_scores.ipynb #51c7e719
 COLOURS = {'bm25': '#999999', 'wordllama': '#D55E00', 'all-MiniLM-L6-v2': '#56B4E9', 'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2', 'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}   # of models, in the order in which tables list them
 
 def draw_scores(
@@ -185,6 +185,7 @@ def _evaluate_command(loaded, suite, out, corpus, rows, keep):
 def _benchmark_command(loaded, names, out, keep):
     results, rows = {}, []
     for name, (model, key, about) in loaded.items():
+        if isinstance(model, BM25): raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
         results[about['label']] = found = run_benchmark(model, names, out/'benchmark', about['label'], key)
         rows += [dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''), **row) for row in found.to_dict('records')]
         for sentence in benchmark_notes(found): print(f'{about["label"]}: skipped {sentence}')
