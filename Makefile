@@ -71,7 +71,6 @@ record: $(STAMP) ## train both recipes with three seeds and append what they sco
 	    test -f $$run/stage2-alone/evaluation/evaluation.csv || $(BIN)/gte_evaluate $$run/stage2-alone --tasks packages --out $$run/stage2-alone/evaluation --record; \
 	done; done
 	test -f data/runs/record/peers/evaluation.csv || $(BIN)/gte_evaluate bm25 wordllama all-MiniLM-L6-v2 --tasks all --out data/runs/record/peers --record
-	test -f data/runs/record/proof/benchmark.csv || $(BIN)/gte_evaluate all-MiniLM-L6-v2 --benchmark "STSBenchmark, Banking77Classification" --out data/runs/record/proof --record
 
 notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write README.md from the index
 	cd nbs && for notebook in [0-9]*.ipynb index.ipynb; do TQDM_DISABLE=1 ../$(BIN)/jupyter execute --inplace $$notebook || exit 1; done
