@@ -398,6 +398,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.scores._named': ('scores.html#_named', 'gte_nb/scores.py'),
                                'gte_nb.scores._ours': ('scores.html#_ours', 'gte_nb/scores.py'),
                                'gte_nb.scores._scoreboard': ('scores.html#_scoreboard', 'gte_nb/scores.py'),
+                               'gte_nb.scores._table': ('scores.html#_table', 'gte_nb/scores.py'),
                                'gte_nb.scores._theirs': ('scores.html#_theirs', 'gte_nb/scores.py'),
                                'gte_nb.scores._zero_shot_table': ('scores.html#_zero_shot_table', 'gte_nb/scores.py'),
                                'gte_nb.scores.claims_from_results': ('scores.html#claims_from_results', 'gte_nb/scores.py'),

@@ -7,8 +7,9 @@ __all__ = ['COLOURS', 'MAIN', 'STAGE_CLAIMS', 'load_model', 'draw_scores', 'gte_
            'recorded_table', 'recorded_difference', 'scoreboard_from_results', 'claims_from_results',
            'zero_shot_from_results', 'zero_shot_claims']
 
-# %% ../nbs/09d_scores.ipynb #84d9b8c0
-import json, os, warnings
+# %% ../nbs/09d_scores.ipynb #5fbac388
+import json, os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,7 @@ def _comparisons(loaded, found, task):
         ours, theirs = (found[name, task.name].values[task.metric] for name in (last, other))
         yield verdict(loaded[last][2]['label'], loaded[other][2]['label'], difference(ours, theirs), f'({task.metric}, {task.name})')
 
-# %% ../nbs/09d_scores.ipynb #2658bce1
+# %% ../nbs/09d_scores.ipynb #4b750048
 def recorded(
     name: str, # file name without .csv
 ) -> 'pd.DataFrame': # the last row of each (recipe, model, seed, task, metric)
@@ -231,6 +232,11 @@ def recorded_values(
 
 def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, score, low, high
     "The primary score of every recorded model on every task, with a 95% interval over seeds and items."
+    return _table((data_folder()/'results'/'items.csv').stat().st_mtime_ns).copy()
+
+@cache
+def _table(changed):
+    "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
     rows = []
     for (recipe, model, task, metric), group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False):
         score, low, high = bootstrap(np.stack([np.array(row.split(), dtype=float) for row in group['values']]))
