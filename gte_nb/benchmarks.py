@@ -7,7 +7,7 @@ __all__ = ['COUNTS', 'mteb_encoder', 'mteb_task', 'benchmark_tasks', 'run_benchm
            'benchmark_table', 'proof']
 
 # %% ../nbs/09c_benchmarks.ipynb #21557858
-import logging, os, re, warnings
+import logging, re, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .corpus import data_folder, evaluation_folder, progress_bar
+from .corpus import data_folder, evaluation_folder, progress_bar, written_aside
 from .embedder import Embedder
 from .evaluation import vectors
 from .tasks import local_tasks
@@ -195,10 +195,7 @@ def _finished(task, encoder, store, silent):
         try: found = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, show_progress_bar=False)[0]
         finally: task.unload_data()
     if not np.isfinite(_score(task, found)): raise ValueError(f'{task.metadata.main_score} is undefined for these vectors, which are probably all the same')
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f'.{os.getpid()}')
-    found.to_disk(aside)
-    aside.rename(file)
+    with written_aside(file) as aside: found.to_disk(aside)
     return found
 
 def run_benchmark(

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'SPLITS', 'MAX_TEXT', 'READER', 'LONE_SURROGATE', 'checkout', 'data_folder', 'cache_folder',
-           'runs_folder', 'evaluation_folder', 'progress_bar', 'complain', 'Row', 'squeeze', 'normalise', 'registry',
-           'load', 'fingerprint', 'Corpus', 'from_files']
+           'runs_folder', 'evaluation_folder', 'progress_bar', 'written_aside', 'kept', 'report_unread', 'complain',
+           'Row', 'squeeze', 'normalise', 'registry', 'load', 'fingerprint', 'Corpus', 'from_files']
 
 # %% ../nbs/01_corpus.ipynb #64fae953
 import csv, gzip, hashlib, io, json, os, re, shutil, sys, zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -56,6 +57,35 @@ def progress_bar(
     terminal = sys.stderr.isatty()
     silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)     # not given: TQDM_DISABLE=1 has the word
     return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, **silent)
+
+@contextmanager
+def written_aside(
+    file: Path, # that is to be; its folder is made when it is missing
+) -> Iterator[Path]: # where to write instead
+    "A name beside `file`, renamed to it when the block ends well: nobody reads half a file."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f'.{os.getpid()}-{file.name}')
+    try:
+        yield aside
+        os.replace(aside, file)
+    finally: aside.unlink(missing_ok=True)
+
+def kept(
+    file: Path, # .json
+    compute: Callable[[], Any], # called when there is no such file; None is not kept
+) -> Any: # what JSON gives back
+    "Something computed once and kept on disk."
+    if file.exists(): return json.loads(file.read_text(encoding='utf-8'))
+    if (found := compute()) is not None:
+        with written_aside(file) as aside: aside.write_text(json.dumps(found), encoding='utf-8')
+    return found
+
+def report_unread(
+    refused: list[str], # a sentence for each file
+    files: int, # that were to be read
+):
+    "Print how many files could not be read, with an example; nothing when all could."
+    if refused: print(f'{len(refused)} of {files} files could not be read and were left out, for example {refused[0]}')
 
 def complain(error: Exception):
     "Print an error's sentence and leave with status 1: what a command does with bad input."

@@ -11,6 +11,7 @@ __all__ = ['vectors', 'wordllama_model', 'retrieval_metrics', 'Retrieval', 'tune
 # %% ../nbs/09_evaluation.ipynb #4a198e05
 import hashlib, json, logging, warnings
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Callable
@@ -22,7 +23,6 @@ from .corpus import checkout
 from .embedder import Embedder
 from .gauges import mrr, ranks_from_scores
 from .negatives import BM25
-from .sharing import provenance
 
 # %% ../nbs/09_evaluation.ipynb #88ebe4c9
 def vectors(
@@ -91,7 +91,7 @@ class Retrieval:
             if not right: raise ValueError(f'task {self.name}: the query {query[:60]!r} has no relevant document; leave it out')
             if not 0 <= min(right) <= max(right) < len(self.documents): raise ValueError(f'task {self.name}: the query {query[:60]!r} asks for document {max(right)}, and there are {len(self.documents)}')
 
-    key = property(_key)
+    key = cached_property(_key)
 
     @property
     def metric(self) -> str: # 'MRR@10' where each query has one right document, otherwise 'nDCG@10'
@@ -199,7 +199,7 @@ class STS:
     sentences2: list[str] # (n) texts
     scores: np.ndarray # (n,) judgements, higher is more similar
 
-    type, metric, key = 'STS', 'Spearman', property(_key)
+    type, metric, key = 'STS', 'Spearman', cached_property(_key)
 
     def __post_init__(self): _both(self, self.sentences1, self.sentences2, self.scores)
 
@@ -220,7 +220,7 @@ class PairClassification:
     sentences2: list[str] # (n) texts
     labels: np.ndarray # (n,) 1 for a paraphrase, otherwise 0
 
-    type, metric, key = 'PairClassification', 'average precision', property(_key)
+    type, metric, key = 'PairClassification', 'average precision', cached_property(_key)
 
     def __post_init__(self):
         _both(self, self.sentences1, self.sentences2, self.labels)
@@ -263,7 +263,7 @@ class Classification:
     per_label: int = 8 # training texts drawn of each label
     experiments: int = 10 # draws
 
-    type, metric, key = 'Classification', 'accuracy', property(_key)
+    type, metric, key = 'Classification', 'accuracy', cached_property(_key)
 
     def __post_init__(self):
         for part, texts, labels in (('training', self.train_texts, self.train_labels), ('test', self.test_texts, self.test_labels)):
@@ -296,7 +296,7 @@ class Clustering:
     name: str # of the task
     sets: list[tuple[list[str], list]] # (texts, a label for each); each set is clustered by itself
 
-    type, metric, key = 'Clustering', 'v-measure', property(_key)
+    type, metric, key = 'Clustering', 'v-measure', cached_property(_key)
 
     def __post_init__(self):
         if not self.sets: raise ValueError(f'task {self.name} has no set of texts')

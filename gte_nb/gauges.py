@@ -6,6 +6,7 @@
 __all__ = ['ranks_from_scores', 'mrr', 'retrieval_gauge', 'held_out_gauges', 'queries_needed', 'draw_gauges', 'signatures']
 
 # %% ../nbs/06a_gauges.ipynb #9207db3b
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from statistics import NormalDist
@@ -22,6 +23,9 @@ from .embedder import Embedder
 from .training import LOG, draw_run
 
 # %% ../nbs/06a_gauges.ipynb #08247b7d
+@lru_cache(4)
+def _shuffled(n): return np.random.default_rng(0).permutation(n)       # asked for query by query
+
 def ranks_from_scores(
     scores: np.ndarray, # (q, d) higher is better
     relevant: np.ndarray, # (q,) index of the right document
@@ -29,7 +33,7 @@ def ranks_from_scores(
     "The rank of the right document of each query. Raises ValueError for a score that is not finite."
     own = scores[np.arange(len(scores)), relevant][:, None]
     if not np.isfinite(own).all(): raise ValueError(f'query {int(np.flatnonzero(~np.isfinite(own[:, 0]))[0])} has the score {own.min()}; a model must give finite vectors')
-    place = np.random.default_rng(0).permutation(scores.shape[1])
+    place = _shuffled(scores.shape[1])
     return 1 + (scores > own).sum(1) + ((scores == own) & (place < place[relevant][:, None])).sum(1)
 
 def mrr(ranks: np.ndarray, k: int = 10) -> np.ndarray: # ranks (…); one value per query

@@ -7,7 +7,7 @@ __all__ = ['REGISTRY', 'LANGUAGES', 'jsdoc_rows', 'npm_tarball', 'npm_files', 'j
            'unlike_training']
 
 # %% ../nbs/09a_languages.ipynb #048354aa
-import base64, csv, hashlib, html, http.client, io, json, os, re, subprocess, tarfile, urllib.error, urllib.request, zlib
+import base64, csv, hashlib, html, http.client, io, json, re, subprocess, tarfile, urllib.error, urllib.request, zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from time import monotonic
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import NAME_LEAK, CopyIndex, flag_rows
-from .corpus import MAX_CHARS, Corpus, Row, cache_folder, data_folder, progress_bar, squeeze
+from .corpus import MAX_CHARS, Corpus, Row, cache_folder, data_folder, progress_bar, report_unread, squeeze, written_aside
 
 # %% ../nbs/09a_languages.ipynb #f95206e5
 _TOKEN = re.compile(r'''\s*(?:(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<word>[\w$\#@]+)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<template>`)|(?P<slash>/)|(?P<other>=>|\+\+|--|\S))''', re.S)
@@ -176,9 +176,7 @@ def _digest(data): return 'sha512-' + base64.b64encode(hashlib.sha512(data).dige
 def _write(file, write):
     "Call `write` with a name aside, and rename. Raises ValueError where nothing can be written."
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(aside := file.with_name(f'.{os.getpid()}-{file.name}'))
-        aside.rename(file)
+        with written_aside(file) as aside: write(aside)
     except OSError as e: raise ValueError(f'{file.parent} cannot be written ({e.strerror}); set GTE_NB_CACHE to another folder') from None
 
 def _download(url, seconds):
@@ -241,9 +239,6 @@ def _clean(rows):
     pairs['flags'] = flag_rows(pairs, code=True) if len(pairs) else np.zeros(0, np.int16)
     return pairs[pairs['flags'] & ~NAME_LEAK == 0].reset_index(drop=True)
 
-def _refused(refused, of): # one sentence about files that were left out
-    if refused: print(f'{len(refused)} of {of} files could not be read and were left out, for example {refused[0]}')
-
 def _npm_list(file):
     "The rows of a list of packages. Raises ValueError naming the file, the row and the value."
     try: rows = list(csv.DictReader(Path(file).read_text(encoding='utf-8').splitlines()))
@@ -281,7 +276,7 @@ def javascript_pairs(
                 try: rows += [(row, wanted[i]['package']) for row in jsdoc_rows(text, module)]
                 except (ValueError, RecursionError) as e: refused.append(f"{wanted[i]['package']} {module}: {e}")
             bar.update()
-    _refused(refused, count)
+    report_unread(refused, count)
     pairs = _clean(rows)
     if rows: _write(file, lambda aside: pairs.to_parquet(aside, index=False, compression='zstd'))
     return pairs
@@ -398,7 +393,7 @@ def pod_pairs(
             if code and not code.exists(): continue
             try: rows += [(row, 'perl') for row in pod_rows(_read_perl(file), '::'.join(file.relative_to(folder).with_suffix('').parts), code and _read_perl(code))]
             except (OSError, RecursionError) as e: refused.append(f'{file}: {type(e).__name__}: {e}')
-    _refused(refused, len(files))
+    report_unread(refused, len(files))
     if not rows: print(f"No Perl subs with POD {f'in {folder}' if folder else 'on this machine, for there is no perl'}; on Debian or Ubuntu the package perl has some")
     return _clean(rows)
 

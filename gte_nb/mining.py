@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from .cleaning import ALL, LEAKS, RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import CODE_SOURCES, file_rows as code_rows, installed_version, python_files, readme_rows, see_also_rows
-from .corpus import SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder, fingerprint, progress_bar
+from .corpus import SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder, fingerprint, progress_bar, report_unread
 from .text_sources import TEXT_SOURCES, file_rows as text_rows, text_files
 
 # %% ../nbs/01d_mining.ipynb #9a506f95
@@ -193,7 +193,7 @@ def _mine_into(folder, wanted, evaluation, workers):
             n, bad = future.result()
             refused += bad; bar.update(n)
         pool.submit(_link_functions, folder).result()
-    if refused: print(f'{len(refused)} of {len(jobs)} files could not be read and were left out, for example {refused[0]}')
+    report_unread(refused, len(jobs))
     found = {file.name: sum(part.stat().st_size for part in file.iterdir()) for file in (folder/'parts').glob('*') if file.name != 'functions'} if (folder/'parts').exists() else {}
     if not found: raise ValueError(f"no pair found in {', '.join(row['package'] for row in wanted) or 'an empty list'}; name packages with docstrings or texts")
     with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(folder, public)) as pool, progress_bar(len(found), 'cleaning', 'source') as bar:

@@ -8,7 +8,7 @@ __all__ = ['COLOURS', 'MAIN', 'STAGE_CLAIMS', 'load_model', 'draw_scores', 'gte_
            'zero_shot_from_results', 'zero_shot_claims']
 
 # %% ../nbs/09d_scores.ipynb #5fbac388
-import json, os
+import json
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fastcore.script import Param, call_parse
 
 from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .checkpoints import writable
-from .corpus import Corpus, cache_folder, complain, data_folder, progress_bar, runs_folder
+from .corpus import Corpus, cache_folder, complain, data_folder, kept, progress_bar, runs_folder, squeeze
 from .embedder import Embedder, minilm_folder
 from .evaluation import Measurement, append_results, bootstrap, difference, measure, remembering, summarise, tuned_bm25, verdict, wordllama_model
 from .mining import mine
@@ -28,16 +28,7 @@ from .tasks import TRAINED, find_tasks, packages_task
 from .training import finished_run
 
 # %% ../nbs/09d_scores.ipynb #85ee304f
-def _kept(key, compute):
-    "`compute()` as JSON, kept on disk under `key`"
-    file = cache_folder()/'evaluation'/f'{key}.json'
-    if file.exists(): return json.loads(file.read_text())
-    if (found := compute()) is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(f'.{os.getpid()}')
-        aside.write_text(json.dumps(found))
-        aside.rename(file)
-    return found
+def _kept(key, compute): return kept(cache_folder()/'evaluation'/f'{key}.json', compute)
 
 def _bm25(corpus):
     if not corpus.manifest['rows']['docstring_code'].get('validation'):
@@ -64,12 +55,12 @@ def _theirs(name):
         return SentenceTransformer(name, device=None, trust_remote_code=False)
     except ImportError as error: raise ValueError(f'{name} needs {error.name}; get it with: pip install {error.name.replace("_", "-")}') from None
     except Exception as error:
-        if Path(name).is_dir(): raise ValueError(f'{name} holds no model that can be read ({type(error).__name__}: {str(error).splitlines()[0][:100]}); give a folder that training wrote, or one of sentence-transformers') from None
+        if Path(name).is_dir(): raise ValueError(f'{name} holds no model that can be read ({type(error).__name__}: {squeeze(str(error))[:100]}); give a folder that training wrote, or one of sentence-transformers') from None
         raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or 'wordllama', and the hub does not give it ({type(error).__name__})") from None
 
 def load_model(
     name: str, # 'bm25', 'all-MiniLM-L6-v2', 'wordllama', a folder, or a name on the Hugging Face hub
-    corpus: Corpus, # BM25 is tuned on its validation packages
+    corpus: Corpus|None, # BM25 is tuned on its validation packages; the others need none
 ) -> tuple[object, str, dict]: # the model, a key that names its weights, and what its training says of itself
     "Find a model by name. Raises ValueError or FileNotFoundError with one sentence."
     if name == 'bm25':
@@ -118,8 +109,8 @@ def _measured(model, key, task):
     def compute():
         found = measure(model, task)
         return found and dict(seconds=found.seconds, values={metric: values.tolist() for metric, values in found.values.items()})
-    kept = _kept(f'{key}-{task.key}', compute)
-    return kept and Measurement({metric: np.array(values) for metric, values in kept['values'].items()}, kept['seconds'])
+    known = _kept(f'{key}-{task.key}', compute)
+    return known and Measurement({metric: np.array(values) for metric, values in known['values'].items()}, known['seconds'])
 
 @call_parse
 def gte_evaluate(
@@ -135,10 +126,8 @@ def gte_evaluate(
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
-        corpus = Corpus(corpus) if corpus else mine()
-        loaded = _load(models, corpus)
-        if benchmark: _benchmark_command(loaded, benchmark, out, record)
-        else: _evaluate_command(loaded, tasks, out, corpus, rows, record)
+        if benchmark: _benchmark_command(models, benchmark, out, record)
+        else: _evaluate_command(models, tasks, out, Corpus(corpus) if corpus else mine(), rows, record)
     except (ValueError, FileNotFoundError) as error: complain(error)
 
 def _load(names, corpus):
@@ -149,7 +138,8 @@ def _load(names, corpus):
         if labels.count(about['label']) > 1: about['label'] = name         # two models of the same stage
     return loaded
 
-def _evaluate_command(loaded, suite, out, corpus, rows, keep):
+def _evaluate_command(names, suite, out, corpus, rows, keep):
+    loaded = _load(names, corpus)
     trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
     tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows, tuple(sorted(trained)))
     found, table, failed = {}, [], []
@@ -168,8 +158,7 @@ def _evaluate_command(loaded, suite, out, corpus, rows, keep):
     table.to_csv(out/'evaluation.csv', index=False)
     primary = table.drop_duplicates(['folder', 'task'])
     if len(primary): print(_scoreboard(primary))
-    for task in tasks: print(*_comparisons(loaded, found, task), sep='\n', end='\n'*((list(loaded)[-1], task.name) in found and len(loaded) > 1))
-    for sentence in (*notes, *failed): print(sentence)
+    for sentence in (*(sentence for task in tasks for sentence in _comparisons(loaded, found, task)), *notes, *failed): print(sentence)
     if not len(primary): raise ValueError('nothing was measured; the reasons stand above')
     try: draw_scores(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks').savefig(out/'scores.png', dpi=110); print(f'chart: {out}/scores.png')
     except ImportError: print('no chart: matplotlib is not installed (pip install gte_nb[charts])')
@@ -183,11 +172,11 @@ def _evaluate_command(loaded, suite, out, corpus, rows, keep):
         append_results('evaluation', [dict(abouts[row['folder']], **{k: row[k] for k in ('task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds')}, task_key=by_name[row['task']].key, **how) for row in table.to_dict('records')])
         append_results('items', [dict(abouts[name], task=task, metric=by_name[task].metric, task_key=by_name[task].key, values=' '.join(f'{v:.4g}' for v in m.values[by_name[task].metric])) for (name, task), m in found.items()])
 
-def _benchmark_command(loaded, names, out, keep):
+def _benchmark_command(names, benchmark, out, keep):
+    if 'bm25' in names: raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
     results, rows = {}, []
-    for name, (model, key, about) in loaded.items():
-        if isinstance(model, BM25): raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
-        results[about['label']] = found = run_benchmark(model, names, out/'benchmark', about['label'], key)
+    for model, key, about in _load(names, None).values():                            # only bm25 needs a corpus
+        results[about['label']] = found = run_benchmark(model, benchmark, out/'benchmark', about['label'], key)
         rows += [dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''), **row) for row in found.to_dict('records')]
         for sentence in benchmark_notes(found): print(f'{about["label"]}: skipped {sentence}')
     table = pd.DataFrame(rows)
@@ -217,7 +206,12 @@ def recorded(
     name: str, # file name without .csv
 ) -> 'pd.DataFrame': # the last row of each (recipe, model, seed, task, metric)
     "Rows of data/results."
-    table = pd.read_csv(data_folder()/'results'/f'{name}.csv', keep_default_na=False, dtype=dict(seed=str, recipe=str))
+    return _read(file := data_folder()/'results'/f'{name}.csv', file.stat().st_mtime_ns).copy()
+
+@cache
+def _read(file, changed):
+    "A file as of the moment when it was changed: comparisons ask for it hundreds of times"
+    table = pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str))
     return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table], keep='last')
 
 def recorded_values(

@@ -7,13 +7,13 @@ __all__ = ['INDEX_TOKENS', 'INDEX', 'searchable', 'function_texts', 'index_funct
            'show_hits', 'gte_search']
 
 # %% ../nbs/11_search.ipynb #e081e40d
-import hashlib, os, re, shutil, sys
+import hashlib, re, shutil, sys
 from pathlib import Path
 
 import numpy as np
 from fastcore.script import call_parse
 
-from .corpus import Corpus, cache_folder, complain, runs_folder
+from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
 
 # %% ../nbs/11_search.ipynb #f5c07153
 def searchable(
@@ -52,9 +52,7 @@ def index_functions(
         vectors = embedder.encode(function_texts(functions)).astype(np.float16)
     finally: embedder.max_length = before
     if file:
-        aside = file.with_name(f'.{os.getpid()}-{file.name}')
-        with open(aside, 'wb') as out: np.save(out, vectors)
-        aside.rename(file)
+        with written_aside(file) as aside, open(aside, 'wb') as out: np.save(out, vectors)
     return vectors
 
 def nearest(

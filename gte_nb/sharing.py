@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from fastcore.script import call_parse
 
-from .corpus import Corpus, complain, registry
+from .corpus import Corpus, complain, registry, squeeze, written_aside
 from .embedder import Embedder, rectangles
 from .encoder import mean_pool
 from .training import finished_run
@@ -66,8 +66,6 @@ def training_history(
 PERMISSIVE = ('Apache-2.0', 'MIT', 'BSD-2-Clause', 'BSD-3-Clause', 'ISC', 'PSF-2.0', 'CC0-1.0')   # of a source or of a base model: the card may say apache-2.0
 _BASES = {'all-MiniLM-L6-v2': ('sentence-transformers/all-MiniLM-L6-v2', 'Apache-2.0'), 'microsoft/MiniLM-L12-H384-uncased': ('microsoft/MiniLM-L12-H384-uncased', 'MIT'),
           **{name: (name, 'Apache-2.0') for name in ('google-bert/bert-base-uncased', 'google-bert/bert-large-uncased')}}
-
-def _line(error): return ' '.join(str(error).split())
 
 def _table(columns, rows):
     "Markdown."
@@ -118,8 +116,7 @@ def _index(name, rows):
 
 def _put(file, text):
     "Write a file whole or not at all."
-    file.with_name(f'.{file.name}').write_text(text, encoding='utf-8')
-    os.replace(file.with_name(f'.{file.name}'), file)
+    with written_aside(file) as aside: aside.write_text(text, encoding='utf-8')
 
 def _signed(text): return f'{text}\n<!-- gte_nb {hashlib.sha256(text.encode()).hexdigest()[:16]}: as it was written -->\n'
 
@@ -246,7 +243,7 @@ def add_results(
         head = re.sub(r'(?m)^model-index:\n(?:(?: |- ).*\n)*', '', head) + index
         new = block.sub(lambda _: _results(list(merged.values())), f'{before}---\n{head}---\n{after}')
         ModelCard(new)
-    except Exception as error: raise ValueError(f'the head of {file} is not what the hub reads ({_line(error)}); correct the YAML between the two lines ---') from None
+    except Exception as error: raise ValueError(f'the head of {file} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---') from None
     if _untouched(text): new = _signed(new.rpartition('\n<!-- gte_nb ')[0])
     _put(file, new)
 
@@ -282,10 +279,7 @@ def export_onnx(
     finally: logging.getLogger('torch.onnx').setLevel(loud)
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props['weights'] = weights_hash(folder)
-    file = folder/_ONNX
-    file.parent.mkdir(exist_ok=True)
-    aside = file.with_name('.writing')
-    try:
+    with written_aside(folder/_ONNX) as aside:
         program.save(aside, external_data=False)
         session = onnxruntime.InferenceSession(aside, providers=['CPUExecutionProvider'])
         texts = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe 日本語', *('word ' * n for n in (30, 31, 2 * embedder.max_length))]
@@ -296,8 +290,6 @@ def export_onnx(
                 ours, theirs = (torch.nn.functional.normalize(mean_pool(hidden, mask), dim=1) for hidden in (embedder.encoder.eval()(ids, mask), torch.from_numpy(states)))
                 largest = max(largest, (ours - theirs).abs().max().item())
         if not largest < 1e-4: raise ValueError(f'{folder}: ONNX Runtime gives vectors that differ by {largest:.0e} from the encoder, so no file was written; try another version of torch or onnxruntime')
-        os.replace(aside, file)
-    finally: aside.unlink(missing_ok=True)
     return largest
 
 # %% ../nbs/07a_sharing.ipynb #5b9c1f2c
@@ -321,7 +313,7 @@ def model_files(
         if not text.startswith('---'): raise ValueError('there is none')
         card = ModelCard(text)
         if not card.data.license: raise ValueError('it names no license')
-    except Exception as error: raise ValueError(f"the head of {folder/'README.md'} is not what the hub reads ({_line(error)}); correct the YAML between the two lines ---, or delete the file, and gte_share writes a new one for a finished run") from None
+    except Exception as error: raise ValueError(f"the head of {folder/'README.md'} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---, or delete the file, and gte_share writes a new one for a finished run") from None
     if card.data.license_link in ('LICENSE', 'LICENSE.md'): names.append(card.data.license_link)
     if (folder/_ONNX).exists(): names.append(_ONNX)
     parsed = {}
@@ -360,7 +352,7 @@ def publish(
         get_session().head(api.endpoint, timeout=_PATIENCE)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=[name for name, _ in files], commit_message=f'{weights_hash(folder)}, by gte_nb')
-    except Exception as error: raise ValueError(f"{repo_id} was not published ({type(error).__name__}: {_line(error)}); the same command tries again") from None
+    except Exception as error: raise ValueError(f"{repo_id} was not published ({type(error).__name__}: {squeeze(str(error))}); the same command tries again") from None
     return str(url)
 
 _PATIENCE = 20   # seconds for the hub's sign of life

