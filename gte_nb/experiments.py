@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'cell_rows', 'whole_cells', 'lines_of', 'find_experiment', 'run_experiment', 'recorded_rows',
-           'gte_experiment']
+           'gte_experiment', 'item_scores', 'compare', 'holm']
 
 # %% ../nbs/10_experiments.ipynb #73b8e83a
 import csv, fcntl, importlib.util, io, os, pkgutil, sys, traceback
@@ -14,25 +14,31 @@ from statistics import median
 from time import perf_counter
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import torch
 from fastcore.script import call_parse
 
 from .corpus import complain, data_folder, runs_folder
-from .evaluation import results_folder
+from .evaluation import bootstrap, results_folder
 from .sharing import provenance
 from .mining import mine
 
 # %% ../nbs/10_experiments.ipynb #f9688b34
 COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the number
            'pairs', 'seconds', 'rows',                               # pairs seen at this step; seconds and rows of the whole cell
-           'corpus', 'date', 'command', 'versions', 'hardware')      # how it was made
+           'corpus', 'date', 'command', 'versions', 'hardware',      # how it was made
+           'items')                                                  # the ranks behind a mean of reciprocal ranks, where there are some
+
+_RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
+
+def _ranks(scores): return ''.join(_RANKS[round(1/score)] if score else '.' for score in scores)
 
 def cell_rows(
     experiment: str, # its name
     arm: str, # what was run
     seed: int, # with which seed
-    found: list[dict], # what `run` returned: step, metric, value, and perhaps pairs
+    found: list[dict], # what `run` returned: step, metric, value, and perhaps pairs and items (a list of arrays of reciprocal ranks, one for each part of a test)
     seconds: float, # that it took
     corpus: str, # fingerprint
 ) -> list[dict]: # with all of COLUMNS
@@ -42,7 +48,7 @@ def cell_rows(
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     how['hardware'] = ', '.join([how['hardware'], f'{torch.get_num_threads()} threads', *devices])
     rows = [dict(experiment=experiment, arm=arm, seed=seed, step=int(row['step']), metric=row['metric'], value=float(row['value']),
-                 pairs=row.get('pairs', ''), seconds=round(seconds, 3), rows=len(found), **how) for row in found]
+                 pairs=row.get('pairs', ''), seconds=round(seconds, 3), rows=len(found), **how, items='|'.join(map(_ranks, row.get('items', ())))) for row in found]
     return [{k: ' '.join(v.split()) if isinstance(v, str) else v for k, v in row.items()} for row in rows]   # a row is a line
 
 # %% ../nbs/10_experiments.ipynb #3aaf5208
@@ -101,7 +107,7 @@ def _left(cells, took):
     return ' and '.join([f'about {_duration(sum(known))}']*bool(known) + [f"what {', '.join(unknown)} will take"]*bool(unknown)) or 'nothing'
 
 def run_experiment(
-    study: ModuleType, # has __doc__, ARMS and run(arm, seed)
+    study: ModuleType, # has __doc__, ARMS and run(arm, seed), and perhaps MOST, arm → seeds that are enough for it
     file: str|Path, # CSV that rows are appended to
     seeds: int = 1, # 0 to seeds - 1
     arms: list[str]|None = None, # some of ARMS; None: all
@@ -122,7 +128,8 @@ def run_experiment(
             print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, and the cell is run again')
         took = {arm: list(cells.groupby(['seed', 'corpus'])['seconds'].first()) for arm, cells in table.groupby('arm')}
         finished = set(table[table['corpus'] == corpus][['arm', 'seed']].itertuples(index=False, name=None))
-        cells = [(arm, seed) for seed in range(seeds) for arm in study.ARMS if arm in (arms or study.ARMS)]
+        most = getattr(study, 'MOST', {})
+        cells = [(arm, seed) for seed in range(seeds) for arm in study.ARMS if arm in (arms or study.ARMS) and seed < most.get(arm, seeds)]
         todo = [cell for cell in cells if cell not in finished]
         print(f'{name}: {study.__doc__}\n{len(cells)} cells, {len(cells) - len(todo)} of them finished in {file}; left: {_left(todo, took)}', flush=True)
         try:
@@ -169,3 +176,47 @@ def gte_experiment(
     except (ValueError, OSError) as error: complain(error)
     except KeyboardInterrupt: sys.exit(130)
     if failed: sys.exit(1)
+
+# %% ../nbs/10_experiments.ipynb #fc99ec50
+def item_scores(
+    rows: pd.DataFrame, # recorded
+    arm: str, # one of the experiment's
+    metric: str, # whose rows have ranks
+    part: int|None = None, # of the test, counted from 0; None: all of them, each with the same weight
+) -> pd.DataFrame: # a row per seed, a column per query: reciprocal ranks, 0 beyond ten
+    "The scores behind a mean. Raises ValueError when there are none."
+    found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
+    if found.empty or not found.iloc[0]: raise ValueError(f'{arm} has no ranks of {metric}; the arms are {", ".join(dict.fromkeys(rows["arm"]))}')
+    value = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
+    def scores(line):
+        parts = [np.array([value[c] for c in text]) for text in line.split('|')]
+        if part is not None: return parts[part]
+        n = sum(map(len, parts)) / len(parts)
+        return np.concatenate([scores * (n / len(scores)) for scores in parts])     # the mean of all is the mean of the parts' means
+    return pd.DataFrame(np.stack([scores(line) for line in found]), index=found.index)
+
+def compare(
+    rows: pd.DataFrame, # recorded
+    ours: str, # an arm
+    theirs: str, # another
+    metric: str, # whose rows have ranks
+    part: int|None = None, # of the test; None: all of them
+) -> np.ndarray: # (seeds, queries) ours − theirs, on the seeds that both have
+    "What `bootstrap` and `holm` ask for. Raises ValueError when the two have no seed in common, or no ranks."
+    a, b = (item_scores(rows, arm, metric, part) for arm in (ours, theirs))
+    if not len(seeds := a.index.intersection(b.index)): raise ValueError(f'{ours} and {theirs} have no seed in common')
+    return (a.loc[seeds] - b.loc[seeds]).to_numpy()
+
+def holm(
+    differences: dict, # name → (n,) or (seeds, n) paired differences
+) -> dict: # name → (mean, low, high)
+    "Intervals that are right all together with 95%: the clearest at level 1 − 0.05/m, the next at 1 − 0.05/(m − 1), and so on until one cannot be told from 0; the others keep its level (Holm 1979)."
+    def clarity(name):
+        mean, low, high = bootstrap(differences[name], draws=500)
+        return abs(mean) / max(high - low, 1e-12)
+    found, told, level = {}, True, 0.95
+    for rank, name in enumerate(sorted(differences, key=clarity, reverse=True)):
+        if told: level = 1 - 0.05/(len(differences) - rank)
+        found[name] = bootstrap(differences[name], level, draws=4000)
+        told = told and not found[name][1] <= 0 <= found[name][2]
+    return {name: found[name] for name in differences}

@@ -61,17 +61,18 @@ def retrieval_gauge(
     return gauge
 
 def held_out_gauges(
-    corpus: Corpus, # its validation split is read
+    corpus: Corpus, # its validation split is read, if nothing else is said
     sources: Iterable[str], # of the corpus; a source that is not trained on measures transfer
     rows: int = 300, # queries of each gauge, at most
     tokens: int = 64, # read of each text
+    split: str = 'validation', # or 'test', for what is looked at once
 ) -> dict[str, Callable[[Embedder], np.ndarray]]: # by source
-    "A retrieval gauge for each source, in which no text is there twice. Raises ValueError for a source without two validation rows."
+    "A retrieval gauge for each source, in which no text is there twice. Raises ValueError for a source without two such rows."
     gauges = {}
     for source in sources:
-        pairs = corpus.pairs(source, 'validation')
+        pairs = corpus.pairs(source, split)
         for column in ('document', 'query'): pairs = pairs[~pairs[column].map(normalise).duplicated()]
-        if len(pairs) < 2: raise ValueError(f'source {source} has {len(pairs)} different validation pairs in {corpus.folder}; a gauge needs two, and a few hundred to see anything: name another source')
+        if len(pairs) < 2: raise ValueError(f'source {source} has {len(pairs)} different {split} pairs in {corpus.folder}; a gauge needs two, and a few hundred to see anything: name another source')
         pairs = pairs.sample(min(rows, len(pairs)), random_state=0)
         gauges[source] = retrieval_gauge(pairs['query'].tolist(), pairs['document'].tolist(), tokens)
     return gauges

@@ -25,7 +25,7 @@ class Batch:
     "Token ids of one training batch."
     queries: list[np.ndarray] # (n) ids
     documents: list[np.ndarray] # (n) ids
-    negatives: list[np.ndarray]|None = None # (n) ids of a hard negative each, empty where there is none; None: no hard negatives
+    negatives: list[np.ndarray]|None = None # (n·k) ids of hard negatives, the k of the first query before those of the second; empty where there is none; None: no hard negatives
 
     def __len__(self): return len(self.queries)
 
@@ -49,9 +49,10 @@ def drop_tokens(
 # %% ../nbs/05a_gradient_cache.ipynb #cb6b73d7
 def text_ids(
     batch: Batch, # token ids
-) -> torch.Tensor|None: # (n, 2) or, with hard negatives, (n, 3): equal texts have equal numbers; None where no text is there twice
+) -> torch.Tensor|None: # (n, 2) or, with k hard negatives each, (n, 2 + k): equal texts have equal numbers; None where no text is there twice
     "Number the texts of a batch, for the `ids` of a loss."
-    columns = [batch.queries, batch.documents] + ([batch.negatives] if batch.negatives else [])
+    negatives, k = batch.negatives or [], len(batch.negatives or ()) // len(batch)
+    columns = [batch.queries, batch.documents, *(negatives[place::k] for place in range(k))]
     lengths = np.array([[len(ids) for ids in column] for column in columns])
     names, ends = np.concatenate([np.asarray(ids, dtype=np.int32) for column in columns for ids in column]).tobytes(), 4*lengths.ravel().cumsum()
     numbers = {}
@@ -111,8 +112,8 @@ def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
     n, negatives, mask = len(batch.queries), None, None
     ids = text_ids(batch) if mask_duplicates else None
     if any(present):
-        mask = torch.tensor(present, device=vectors.device)[:, None]
-        negatives = vectors.new_zeros(n, 1, vectors.shape[1]).masked_scatter(mask[..., None], vectors[2*n:])
+        mask = torch.tensor(present, device=vectors.device).view(n, -1)
+        negatives = vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter(mask[..., None], vectors[2*n:])
     elif ids is not None: ids = ids[:, :2]
     tile = TILE.get(vectors.device.type, TILE['cuda'])
     return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids, tile if n >= 2*tile else None)
@@ -134,8 +135,8 @@ def backward(
     Raises ValueError for a batch, loss, precision or memory that cannot be used, and as `contrastive_loss` does."""
     n = len(batch.queries)
     if not n: raise ValueError('the batch is empty; a loss needs at least one pair')
-    for name, column in dict(documents=batch.documents, negatives=batch.negatives).items():
-        if column and len(column) != n: raise ValueError(f'the batch has {n} queries and {len(column)} {name}; give one for each query')
+    if len(batch.documents) != n: raise ValueError(f'the batch has {n} queries and {len(batch.documents)} documents; give one for each query')
+    if len(batch.negatives or ()) % n: raise ValueError(f'the batch has {n} queries and {len(batch.negatives)} negatives; give equally many for each query, empty ones where there are none')
     if loss not in LOSSES: raise ValueError(f'loss is {loss!r}; choose one of {", ".join(LOSSES)}')
     if precision not in PRECISIONS: raise ValueError(f'precision is {precision!r}; choose one of {", ".join(PRECISIONS)}')
     device = next(embedder.encoder.parameters()).device

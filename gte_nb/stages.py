@@ -65,6 +65,11 @@ class Recipe:
         "True for a recipe that trains a table of token vectors."
         return self.start == 'scratch' and not self.layers
 
+    @property
+    def settings(self) -> dict: # name → value
+        "The fields that are arguments of `train`."
+        return {name: getattr(self, name) for name in ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')}
+
     def __str__(self):
         return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} {_comments()[name]}' for name, value in list(asdict(self).items())[2:])
 
@@ -228,8 +233,7 @@ def run_stage(
             raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; choose the other recipe or another --init")
         about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(embedder.tokenizer), init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start) else recipe.start)
         batches = None if finished_run(out) else (pair_batches if recipe.stage == 1 else triple_batches)(embedder, corpus, recipe, seed)
-    settings = ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')
-    log = train(embedder, batches, out, about=about, seed=seed, **{name: getattr(recipe, name) for name in settings}, **how)
+    log = train(embedder, batches, out, about=about, seed=seed, **recipe.settings, **how)
     if processes().is_main_process: write_card(out, corpus, init)
     return log
 
