@@ -66,7 +66,7 @@ def start(
     with torch.no_grad(): embedder.encoder.embedding.weight.copy_(torch.randn(len(idf), d, generator=torch.Generator().manual_seed(seed)) * idf / d**0.5)
     return embedder
 
-# %% ../nbs/10a_miniature.ipynb #fcbbb215
+# %% ../nbs/10a_miniature.ipynb #617bda76
 def fit(
     embedder: Embedder, # trained in place
     recipe: Recipe, # how
@@ -95,9 +95,10 @@ def stage1(
 def second_start(
     recipe: Recipe, # of stage 2
     seed: int, # of stage 1
-) -> Embedder: # after the base's stage 1
+    first: Recipe|None = None, # of stage 1; None: the base setting's
+) -> Embedder: # after stage 1
     "The model before stage 2."
-    embedder = Embedder.load(stage1(seed, BASE if recipe.static else BERT), dropout=recipe.dropout)
+    embedder = Embedder.load(stage1(seed, first or (BASE if recipe.static else BERT)), dropout=recipe.dropout)
     embedder.max_length = recipe.max_length
     return embedder
 
