@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'cell_rows', 'whole_cells', 'lines_of', 'find_experiment', 'run_experiment', 'recorded_rows',
-           'gte_experiment', 'item_scores', 'compare', 'holm']
+           'gte_experiment', 'item_scores', 'compare', 'holm', 'Claim', 'scoreboard', 'draw_differences', 'costs']
 
 # %% ../nbs/10_experiments.ipynb #73b8e83a
 import csv, fcntl, importlib.util, io, os, pkgutil, sys, traceback
+from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -28,17 +30,21 @@ from .mining import mine
 COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the number
            'pairs', 'seconds', 'rows',                               # pairs seen at this step; seconds and rows of the whole cell
            'corpus', 'date', 'command', 'versions', 'hardware',      # how it was made
-           'items')                                                  # the ranks behind a mean of reciprocal ranks, where there are some
+           'items')                                                  # the scores behind a mean, where there are some
 
 _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
 
-def _ranks(scores): return ''.join(_RANKS[round(1/score)] if score else '.' for score in scores)
+def _items(scores):
+    "Reciprocal ranks as characters; other numbers with three digits, a space before each"
+    ranks = [round(1/score) if 0.09 < score <= 1 else 0 for score in scores]
+    exact = all(score == (1/rank if rank else 0) for score, rank in zip(scores, ranks))
+    return ''.join(_RANKS[rank] for rank in ranks) if exact else ''.join(f' {score:.3g}' for score in scores)
 
 def cell_rows(
     experiment: str, # its name
     arm: str, # what was run
     seed: int, # with which seed
-    found: list[dict], # what `run` returned: step, metric, value, and perhaps pairs and items (a list of arrays of reciprocal ranks, one for each part of a test)
+    found: list[dict], # what `run` returned: step, metric, value, and perhaps pairs and items (a list of arrays with a score for each query, one array for each part of a test)
     seconds: float, # that it took
     corpus: str, # fingerprint
 ) -> list[dict]: # with all of COLUMNS
@@ -48,7 +54,7 @@ def cell_rows(
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     how['hardware'] = ', '.join([how['hardware'], f'{torch.get_num_threads()} threads', *devices])
     rows = [dict(experiment=experiment, arm=arm, seed=seed, step=int(row['step']), metric=row['metric'], value=float(row['value']),
-                 pairs=row.get('pairs', ''), seconds=round(seconds, 3), rows=len(found), **how, items='|'.join(map(_ranks, row.get('items', ())))) for row in found]
+                 pairs=row.get('pairs', ''), seconds=round(seconds, 3), rows=len(found), **how, items='|'.join(map(_items, row.get('items', ())))) for row in found]
     return [{k: ' '.join(v.split()) if isinstance(v, str) else v for k, v in row.items()} for row in rows]   # a row is a line
 
 # %% ../nbs/10_experiments.ipynb #3aaf5208
@@ -181,15 +187,15 @@ def gte_experiment(
 def item_scores(
     rows: pd.DataFrame, # recorded
     arm: str, # one of the experiment's
-    metric: str, # whose rows have ranks
+    metric: str, # whose rows have items
     part: int|None = None, # of the test, counted from 0; None: all of them, each with the same weight
-) -> pd.DataFrame: # a row per seed, a column per query: reciprocal ranks, 0 beyond ten
+) -> pd.DataFrame: # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
     found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
-    if found.empty or not found.iloc[0]: raise ValueError(f'{arm} has no ranks of {metric}; the arms are {", ".join(dict.fromkeys(rows["arm"]))}')
+    if found.empty or not found.iloc[0]: raise ValueError(f'{arm} has no items of {metric}; the arms are {", ".join(dict.fromkeys(rows["arm"]))}')
     value = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
     def scores(line):
-        parts = [np.array([value[c] for c in text]) for text in line.split('|')]
+        parts = [np.array(text.split(), float) if ' ' in text else np.array([value[c] for c in text]) for text in line.split('|')]
         if part is not None: return parts[part]
         n = sum(map(len, parts)) / len(parts)
         return np.concatenate([scores * (n / len(scores)) for scores in parts])     # the mean of all is the mean of the parts' means
@@ -220,3 +226,71 @@ def holm(
         found[name] = bootstrap(differences[name], level, draws=4000)
         told = told and not found[name][1] <= 0 <= found[name][2]
     return {name: found[name] for name in differences}
+
+# %% ../nbs/10_experiments.ipynb #de14c030
+@dataclass
+class Claim:
+    "A sentence of the paper, and what must be above 0 if it is true here."
+    paper: str # what the paper says
+    differences: dict[str, np.ndarray] # comparison → (seeds, n) paired differences of a score between 0 and 1
+
+    @cached_property
+    def found(self) -> dict: # comparison → (mean, low, high)
+        "Intervals that are right all together with 95%."
+        return holm(self.differences)
+
+    @property
+    def verdict(self) -> str: # holds, does not hold, cannot tell
+        "What can be said at our scale."
+        if any(high < 0 for *_, high in self.found.values()): return 'does not hold'
+        return 'holds' if all(low > 0 for _, low, _ in self.found.values()) else 'cannot tell'
+
+    @property
+    def measured(self) -> str: # in percent points
+        "The differences in words."
+        return '; '.join(f'{name} {100*mean:+.1f} [{100*low:+.1f}, {100*high:+.1f}]' for name, (mean, low, high) in self.found.items())
+
+    @property
+    def seeds(self) -> str: # of each comparison, or the least and the most
+        "How often it was measured."
+        counts = sorted({len(np.atleast_2d(values)) for values in self.differences.values()})
+        return '–'.join(map(str, counts[::max(1, len(counts) - 1)]))
+
+def scoreboard(
+    names: list[str]|None = None, # of experiments; None: all that have claims and recorded rows
+) -> 'Markdown': # of IPython
+    "One line per claim, computed from data/results."
+    from IPython.display import Markdown
+    lines = ['| the paper says | measured (points of 100, 95% interval) | seeds | at our scale it | experiment |', '|---|---|---|---|---|']
+    for name in names or [m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__)]:
+        study = importlib.import_module(f'gte_nb.studies.{name}')
+        if not hasattr(study, 'claims') or not (data_folder()/'results'/f'{name}.csv').exists(): continue
+        lines += [f'| {claim.paper} | {claim.measured} | {claim.seeds} | **{claim.verdict}** | [{name}](experiments/{name}.ipynb) |' for claim in study.claims(recorded_rows(name))]
+    return Markdown('\n'.join(lines))
+
+def draw_differences(
+    found: dict, # comparison → (mean, low, high), as `holm` gives it
+    title: str = '', # states the finding
+    unit: str = 'difference of MRR@10 × 100, 95% intervals that hold together', # of the axis
+) -> 'Figure': # of matplotlib
+    "A dot with its interval for each comparison: green above 0, red below, grey where one cannot tell."
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(7.5, 1.1 + 0.32*len(found)), layout='constrained')
+    axis = figure.subplots()
+    for place, (mean, low, high) in enumerate(found.values()):
+        axis.errorbar(100*mean, place, xerr=[[100*(mean - low)], [100*(high - mean)]], fmt='o', ms=5, capsize=3, color='#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999')
+    axis.axvline(0, color='black', lw=0.8)
+    axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel=unit)
+    axis.set_yticklabels(found)
+    axis.set_title(title, loc='left', fontsize=11)
+    axis.grid(axis='x', color='#eeeeee'); axis.set_axisbelow(True)
+    return figure
+
+def costs(
+    rows: pd.DataFrame, # recorded
+) -> pd.DataFrame: # by what is trained: arms, cells, seconds of a cell (median), minutes in all
+    "What an experiment costs."
+    cells = rows.drop_duplicates(['arm', 'seed']).assign(kind=lambda t: np.where(t['arm'].str.endswith('/bert'), 'transformers', 'static'))
+    table = cells.groupby('kind').agg(arms=('arm', 'nunique'), cells=('arm', 'size'), seconds=('seconds', 'median'), minutes=('seconds', lambda s: s.sum()/60))
+    table.loc['together'] = [table['arms'].sum(), table['cells'].sum(), cells['seconds'].median(), table['minutes'].sum()]
+    return table.round(1).astype(dict(arms=int, cells=int))

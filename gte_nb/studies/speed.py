@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'IMPROVED', 'LAYERS', 'WIDTH', 'TOKENS', 'SPEED_ARMS', 'ARMS', 'mixed_pairs', 'code_texts', 'tokeniser',
-           'forward_operations', 'products', 'loss_work', 'encoder_work', 'encode_work', 'step_work', 'laptop',
-           'laptop_texts', 'run_work', 'trainer_work', 'Arm', 'alone', 'run', 'disagreement', 'speed_rows',
-           'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
+           'forward_operations', 'products', 'peer_model', 'loss_work', 'encoder_work', 'encode_work', 'step_work',
+           'laptop', 'texts_in_order', 'run_work', 'peer_trainer', 'trainer_work', 'Arm', 'alone', 'run',
+           'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
 
 # %% ../../nbs/experiments/speed.ipynb #5d158ba1
 import io, json, os, subprocess, sys
@@ -92,7 +92,7 @@ def _setting(contestant):
     name, _, setting = contestant.rstrip(')').partition(' (')
     return name, setting
 
-def _peer(dropout=None, folder=None):
+def peer_model(dropout=None, folder=None):
     "sentence-transformers' model with the same weights"
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     import transformers
@@ -138,7 +138,7 @@ def encoder_work(contestant, n, seed, mixed):
     "Forward and backward of the encoder on one rectangle of n texts"
     ids = tokeniser().tokenize(code_texts(n, seed) if mixed else code_texts(n, seed, least=1_500, docstrings=False), TOKENS)
     if contestant == 'gte_nb': model = Embedder.load().encoder
-    elif contestant == 'transformers': model = _peer()[0].auto_model
+    elif contestant == 'transformers': model = peer_model()[0].auto_model
     def prepare(n):
         if contestant == 'matrix products': return products(3 * forward_operations([len(i) for i in ids[:n]]))     # a backward pass takes twice a forward pass
         _, input_ids, mask = next(rectangles(ids[:n], n * TOKENS))
@@ -155,7 +155,7 @@ def encoder_work(contestant, n, seed, mixed):
 def encode_work(contestant, n, seed, docstrings=True):
     "Texts to vectors, from strings"
     name, batch_size = _setting(contestant)
-    texts, model = code_texts(n, seed, docstrings=docstrings), _peer() if name == 'sentence-transformers' else None
+    texts, model = code_texts(n, seed, docstrings=docstrings), peer_model() if name == 'sentence-transformers' else None
     def prepare(n):
         if contestant == 'matrix products': return products(forward_operations([len(i) for i in tokeniser().tokenize(texts[:n])]))
         encode = partial(tokeniser().encode, texts[:n]) if model is None else partial(model.encode, texts[:n], batch_size=int(batch_size), normalize_embeddings=True)
@@ -173,7 +173,7 @@ def step_work(contestant, n, seed, dropout):
         model = embedder.encoder
     else:
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
-        model = _peer(dropout)
+        model = peer_model(dropout)
         model.max_seq_length = TOKENS
         loss = CachedMultipleNegativesRankingLoss(model, **{'mini_batch_num_tokens' if 'tokens' in mini_batch else 'mini_batch_size': int(mini_batch.split()[0])}, **IMPROVED) if mini_batch else MultipleNegativesRankingLoss(model, **IMPROVED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
@@ -204,16 +204,20 @@ def laptop(
     return replace(recipe, batch_size=size, steps=n//size, query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
 
 @cache
-def laptop_texts(
+def texts_in_order(
     recipe: Recipe, # of stage 1
     seed: int, # of the sampler
+    embedder: Embedder, # its tokenizer cuts them
 ) -> dict[str, list[str]]: # query, document: a run's texts in the order in which it reads them, cut where it cuts them
     "The same pairs as strings, for a trainer that wants those."
     pairs = [training_pairs(mine(), source, recipe.clean) for source in recipe.sources]
     sampler = MixtureSampler(list(map(len, pairs)), recipe.batch_size, recipe.alpha, seed)
     drawn = pd.concat([pairs[source].iloc[rows] for source, rows in (sampler[step] for step in range(recipe.steps))])
-    def cut(column, tokens): # after the last token before [SEP]
-        return [text[:e.offsets[tokens-2][1]] if len(e.ids) > tokens else text for text, e in zip(drawn[column], tokeniser().tokenizer.encode_batch(drawn[column].tolist()))]
+    special = 0 if embedder.static else 2
+    embedder.tokenizer.no_truncation()
+    def cut(column, tokens): # after the last token that is read, [SEP] left aside
+        found = embedder.tokenizer.encode_batch(drawn[column].tolist(), add_special_tokens=False)
+        return [text[:e.offsets[tokens - special - 1][1]] if len(e.ids) > tokens - special else text for text, e in zip(drawn[column], found)]
     return dict(query=cut('query', recipe.query_tokens), document=cut('document', recipe.document_tokens))
 
 def _adamw(model, recipe):
@@ -247,11 +251,15 @@ def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True,
         return work
     return prepare
 
-def trainer_work(contestant, n, seed, tokens=None):
-    "The same run by `train` and by SentenceTransformerTrainer, which saves nothing"
-    name, setting = _setting(contestant)
-    if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False, tokens=tokens)
-    os.environ.setdefault('HF_HUB_OFFLINE', '1')
+def peer_trainer(
+    model, # a SentenceTransformer
+    texts: dict[str, list[str]], # query, document: in the order in which they are read
+    recipe: Recipe, # batch size, steps, rate, temperature and weight decay are taken from it
+    folder: str, # that the trainer wants to have
+    loss: dict|None = None, # arguments of MultipleNegativesRankingLoss; None: the improved loss
+    workers: int = 0, # processes that read ahead
+): # a trainer, and the list that its losses go into
+    "SentenceTransformerTrainer with the optimizer and the schedule of `train`; it saves nothing."
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -259,19 +267,26 @@ def trainer_work(contestant, n, seed, tokens=None):
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
     def in_order(dataset, batch_size, drop_last, **_): return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+    loss, losses = MultipleNegativesRankingLoss(model, **dict(IMPROVED if loss is None else loss, scale=1/recipe.temperature)), []
+    loss.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
+    optimizer = _adamw(model, recipe)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_at(step, recipe.steps, 1.))
+    how = SentenceTransformerTrainingArguments(folder, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
+        dataloader_num_workers=workers, dataloader_pin_memory=False, save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
+    trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(texts), loss=loss, optimizers=(optimizer, schedule))
+    trainer.remove_callback(PrinterCallback)
+    return trainer, losses
+
+def trainer_work(contestant, n, seed, tokens=None):
+    "The same run by `train` and by SentenceTransformerTrainer, which saves nothing"
+    name, setting = _setting(contestant)
+    if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False, tokens=tokens)
     def prepare(n):
         recipe, folder = laptop(n, tokens), TemporaryDirectory()
         start_embedder(recipe, mine(), seed).save(folder.name)
-        model = _peer(folder=folder.name)
+        model = peer_model(folder=folder.name)
         model.max_seq_length = recipe.document_tokens
-        loss, losses = MultipleNegativesRankingLoss(model, **dict(IMPROVED, scale=1/recipe.temperature)), []
-        loss.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
-        optimizer = _adamw(model, recipe)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_at(step, recipe.steps, 1.))
-        how = SentenceTransformerTrainingArguments(folder.name, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
-            dataloader_num_workers=int(setting.split()[0]), dataloader_pin_memory=False, save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
-        trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(laptop_texts(recipe, seed)), loss=loss, optimizers=(optimizer, schedule))
-        trainer.remove_callback(PrinterCallback)
+        trainer, losses = peer_trainer(model, texts_in_order(recipe, seed, tokeniser()), recipe, folder.name, workers=int(setting.split()[0]))
         def work():
             trainer.train()
             folder.cleanup()
