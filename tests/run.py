@@ -1,9 +1,13 @@
 """Every check of `make test`: the export, the notebooks, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`."""
 import configparser, filecmp, os, shutil, signal, subprocess, sys, tempfile, time, venv, zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 300  # seconds for one child process
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+WORKERS = min(2, CORES)  # checks that run side by side
+RUNNING = set()  # child processes
 config = configparser.ConfigParser(delimiters=["="])
 config.read(ROOT/"settings.ini", encoding="utf-8")
 settings = config["DEFAULT"]
@@ -11,17 +15,23 @@ LIB, NBS, BIN = settings["lib_name"], settings["nbs_path"], Path(sys.executable)
 
 class Failure(Exception): "A check that did not hold; its text is all that a reader needs."
 
+def end(process):
+    "Kill a child process and whatever it has started."
+    try: os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError: pass
+    process.wait()
+
 def child(*command, cwd, **env):
     "Run `command`, return what it printed; a non-zero exit, a signal or a time-out is a `Failure`. Whatever it started ends with it."
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen([str(part) for part in command], cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        RUNNING.add(process)
         try: status = process.wait(LIMIT)
         except subprocess.TimeoutExpired: status = None
         finally:
-            try: os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError: pass
-            process.wait()
+            end(process)
+            RUNNING.discard(process)
         log.seek(0)
         text = log.read()
     if status == 0: return text
@@ -127,20 +137,31 @@ def check_notebook(path):
 
 def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     checks = [("export: the modules match the notebooks", check_export, None), ("clean: the notebooks hold no stray metadata", check_clean, None),
               ("readme: README.md matches the index", check_readme, None), *chapters, ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
     passed, failed, skipped = 0, [], []
     if not chapters: failed.append(f"no notebook in {NBS}/")
-    for name, check, path in checks:
-        start, text = time.time(), ""
+    def run(name, check, path):
+        "(name, seconds, what went wrong, what was skipped)"
+        start, text, left_out = time.time(), "", []
         with tempfile.TemporaryDirectory(prefix=f"{LIB}-test-") as work:
-            try: skipped += [f"{name}: {why}" for why in check(path or Path(work).resolve()) or []]
+            try: left_out = check(path or Path(work).resolve()) or []
             except Failure as failure: text = str(failure)
             except OSError as error: text = f"{type(error).__name__}: {error}"
-        print(f"{'FAIL' if text else 'ok  '} {time.time() - start:5.1f} s  {name}", flush=True)
-        if text: failed.append(name), print("     " + text.replace("\n", "\n     "), flush=True)
-        else: passed += 1
+        return name, time.time() - start, text, left_out
+    with ThreadPoolExecutor(WORKERS) as pool:
+        try:
+            for name, seconds, text, left_out in pool.map(lambda check: run(*check), checks):
+                print(f"{'FAIL' if text else 'ok  '} {seconds:5.1f} s  {name}", flush=True)
+                skipped += [f"{name}: {why}" for why in left_out]
+                if text: failed.append(name), print("     " + text.replace("\n", "\n     "), flush=True)
+                else: passed += 1
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(RUNNING): end(process)
+            sys.exit(130)
     for title, lines in (("Skipped:", skipped), ("Failed:", failed)):
         if lines: print("\n" + title, *lines, sep="\n  ")
     print(f"\n{passed} passed, {len(failed)} failed" + (f", {len(skipped)} skipped" if skipped else ""))
