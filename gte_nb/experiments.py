@@ -188,7 +188,7 @@ def item_scores(
     rows: pd.DataFrame, # recorded
     arm: str, # one of the experiment's
     metric: str, # whose rows have items
-    part: int|None = None, # of the test, counted from 0; None: all of them, each with the same weight
+    part: int|tuple[int, ...]|None = None, # of the test, counted from 0, or several; None: all of them, each with the same weight
 ) -> pd.DataFrame: # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
     found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
@@ -196,7 +196,7 @@ def item_scores(
     value = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
     def scores(line):
         parts = [np.array(text.split(), float) if ' ' in text else np.array([value[c] for c in text]) for text in line.split('|')]
-        if part is not None: return parts[part]
+        if part is not None: parts = [parts[i] for i in np.atleast_1d(part)]
         n = sum(map(len, parts)) / len(parts)
         return np.concatenate([scores * (n / len(scores)) for scores in parts])     # the mean of all is the mean of the parts' means
     return pd.DataFrame(np.stack([scores(line) for line in found]), index=found.index)
@@ -206,7 +206,7 @@ def compare(
     ours: str, # an arm
     theirs: str, # another
     metric: str, # whose rows have ranks
-    part: int|None = None, # of the test; None: all of them
+    part: int|tuple[int, ...]|None = None, # of the test, or several; None: all of them
 ) -> np.ndarray: # (seeds, queries) ours − theirs, on the seeds that both have
     "What `bootstrap` and `holm` ask for. Raises ValueError when the two have no seed in common, or no ranks."
     a, b = (item_scores(rows, arm, metric, part) for arm in (ours, theirs))
