@@ -84,7 +84,7 @@ def run(
     begin = second_start if not tiny else __import__('gte_nb.miniature', fromlist=['start']).start
     return cell(replace(base, sources=(source,)), seed, begin, batches, exams=dict(own=(source,), unseen=tuple(s for s in UNSEEN if s != source)), tiny=tiny)
 
-# %% ../../nbs/experiments/hard_negatives.ipynb #9f2f6e10
+# %% ../../nbs/experiments/hard_negatives.ipynb #b82556c9
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded

@@ -6,13 +6,12 @@
 __all__ = ['HALVES', 'ARMS', 'MOST', 'DOMAINS', 'kept_sources', 'similarities', 'run', 'apart', 'two_way', 'contributions',
            'half_values', 'claims']
 
-# %% ../../nbs/experiments/leave_one_out.ipynb #5fccf555
+# %% ../../nbs/experiments/leave_one_out.ipynb #30c828ed
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from ..embedder import token_table
 from ..experiments import Claim, compare, item_scores
 from ..miniature import BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, start
 from ..mining import mine
