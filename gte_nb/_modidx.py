@@ -571,6 +571,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                     'gte_nb/studies/leave_one_out.py'),
                                               'gte_nb.studies.leave_one_out.similarities': ( 'experiments/leave_one_out.html#similarities',
                                                                                              'gte_nb/studies/leave_one_out.py'),
+                                              'gte_nb.studies.leave_one_out.told_together': ( 'experiments/leave_one_out.html#told_together',
+                                                                                              'gte_nb/studies/leave_one_out.py'),
                                               'gte_nb.studies.leave_one_out.two_way': ( 'experiments/leave_one_out.html#two_way',
                                                                                         'gte_nb/studies/leave_one_out.py')},
             'gte_nb.studies.losses': { 'gte_nb.studies.losses.claims': ('experiments/losses.html#claims', 'gte_nb/studies/losses.py'),
