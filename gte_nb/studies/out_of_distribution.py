@@ -42,8 +42,8 @@ def model(
     what, _, bert = arm.partition('/')
     first, second = (BERT, BERT_SECOND) if bert else (BASE, SECOND)
     if tiny: first, second = shrunk(first), shrunk(second)
-    if what in ('random vectors', 'start'): return start(first, seed)
-    if what == 'stage 1': embedder = Embedder.load(stage1(seed, first))
+    if what in ('random vectors', 'start'): embedder = start(first, seed)
+    elif what == 'stage 1': embedder = Embedder.load(stage1(seed, first))
     else: fit(embedder := second_start(second, seed, first), second, seed, triple_batches)
     embedder.max_length = 256                                             # as the recorded peers read
     return embedder
