@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'cell_rows', 'whole_cells', 'lines_of', 'find_experiment', 'run_experiment', 'recorded_rows',
-           'gte_experiment', 'item_scores', 'compare', 'holm', 'Claim', 'scoreboard', 'draw_differences', 'costs']
+           'gte_experiment', 'item_scores', 'compare', 'holm', 'points', 'Claim', 'scoreboard', 'draw_differences',
+           'arm_table', 'costs']
 
 # %% ../nbs/10_experiments.ipynb #73b8e83a
 import csv, fcntl, importlib.util, io, os, pkgutil, sys, traceback
@@ -87,11 +88,13 @@ def lines_of(
     return text.getvalue().encode('utf-8', 'replace')
 
 # %% ../nbs/10_experiments.ipynb #4552efc2
+def _names(): return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__))
+
 def find_experiment(
     name: str, # of a module in gte_nb.studies, or a file that ends in .py
 ) -> ModuleType: # with ARMS and run
     "Import an experiment. Raises ValueError with one sentence when there is none."
-    names, stem = sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__)), Path(name).stem
+    names, stem = _names(), Path(name).stem
     if not name.endswith('.py'):
         if name not in names: raise ValueError(f"no experiment is called {name!r}; there are: {', '.join(names)}; or name a .py file with one of your own")
         return importlib.import_module(f'gte_nb.studies.{name}')
@@ -228,6 +231,14 @@ def holm(
     return {name: found[name] for name in differences}
 
 # %% ../nbs/10_experiments.ipynb #de14c030
+def points(
+    mean: float, # a difference of scores between 0 and 1
+    low: float, # end of its interval
+    high: float, # the other end
+) -> str: # in percent points
+    "A difference with its interval."
+    return f'{100*mean:+.1f} [{100*low:+.1f}, {100*high:+.1f}]'
+
 @dataclass
 class Claim:
     "A sentence of the paper, and what must be above 0 if it is true here."
@@ -248,7 +259,7 @@ class Claim:
     @property
     def measured(self) -> str: # in percent points
         "The differences in words."
-        return '; '.join(f'{name} {100*mean:+.1f} [{100*low:+.1f}, {100*high:+.1f}]' for name, (mean, low, high) in self.found.items())
+        return '; '.join(f'{name} {points(*found)}' for name, found in self.found.items())
 
     @property
     def seeds(self) -> str: # of each comparison, or the least and the most
@@ -256,14 +267,12 @@ class Claim:
         counts = sorted({len(np.atleast_2d(values)) for values in self.differences.values()})
         return '–'.join(map(str, counts[::max(1, len(counts) - 1)]))
 
-def scoreboard(
-    names: list[str]|None = None, # of experiments; None: all that have claims and recorded rows
-) -> 'Markdown': # of IPython
-    "One line per claim, computed from data/results."
+def scoreboard() -> 'Markdown': # of IPython
+    "One line per claim of every experiment that has some and recorded rows, computed from data/results."
     from IPython.display import Markdown
     lines = ['| the paper says | measured (points of 100, 95% interval) | seeds | at our scale it | experiment |', '|---|---|---|---|---|']
-    for name in names or [m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__)]:
-        study = importlib.import_module(f'gte_nb.studies.{name}')
+    for name in _names():
+        study = find_experiment(name)
         try: claims = study.claims(recorded_rows(name)) if hasattr(study, 'claims') else []
         except FileNotFoundError: continue                                    # nothing is recorded yet
         lines += [f'| {claim.paper} | {claim.measured} | {claim.seeds} | **{claim.verdict}** | [{name}](experiments/{name}.ipynb) |' for claim in claims]
@@ -286,6 +295,18 @@ def draw_differences(
     axis.set_title(title, loc='left', fontsize=11)
     axis.grid(axis='x', color='#eeeeee'); axis.set_axisbelow(True)
     return figure
+
+def arm_table(
+    rows: pd.DataFrame, # recorded
+    metric: str = 'unseen', # whose items are reciprocal ranks
+) -> pd.DataFrame: # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, seconds of one core (median)
+    "What each arm reached, in the order in which arms are recorded."
+    lines = {}
+    for arm, found in rows.groupby('arm', sort=False):
+        first, middle = found[found['metric'] == metric].iloc[0], found.groupby('metric')['value'].median()
+        mean, low, high = bootstrap(item_scores(found, arm, metric).to_numpy())
+        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': middle['rate'], 'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
+    return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm')
 
 def costs(
     rows: pd.DataFrame, # recorded

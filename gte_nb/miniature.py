@@ -95,13 +95,12 @@ def fit(
     seed: int, # of the batches
     batches: Callable = pair_batches, # (embedder, corpus, recipe, seed) → step → Batch
     folder: Path|None = None, # keeps the model, and gives its log back the next time; None: nothing is kept
-    **how, # further arguments of `train`
 ) -> tuple[pd.DataFrame, float]: # log; seconds of one core
     "Train by a recipe. Raises ValueError for a source that is not in the corpus, and as `train` does."
     began = process_time()
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         about = dict(asdict(recipe), seed=seed, corpus=mine().fingerprint)
-        log = train(embedder, batches(embedder, mine(), recipe, seed), place, seed=seed, about=about, quiet=True, **recipe.settings, **dict(dict(checkpoint_seconds=1e9), **how))
+        log = train(embedder, batches(embedder, mine(), recipe, seed), place, seed=seed, about=about, quiet=True, checkpoint_seconds=1e9, **recipe.settings)
     return log, process_time() - began
 
 def shrunk(

@@ -7,6 +7,7 @@ __all__ = ['ALPHAS', 'RECIPES', 'ARMS', 'MOST', 'DEALT', 'dealt_anew', 'mixed_ba
 
 # %% ../../nbs/experiments/alpha.ipynb #041bfca6
 from dataclasses import replace
+from functools import lru_cache
 
 from ..experiments import Claim, compare
 from ..gradient_cache import Batch
@@ -23,13 +24,11 @@ def dealt_anew(
     batch_at, # step → Batch
 ): # step → Batch
     "The same pairs in other company: of each 16 batches, batch j gets every 16th pair, the j-th first."
-    known = {}
+    @lru_cache(1)
+    def taken(block): return [batch_at(block*DEALT + i) for i in range(DEALT)]
     def dealt(step):
         block, j = divmod(step, DEALT)
-        if block not in known:
-            known.clear()
-            known[block] = [batch_at(block*DEALT + i) for i in range(DEALT)]
-        return Batch(*([text for i, batch in enumerate(known[block]) for text in getattr(batch, side)[(i + j) % DEALT::DEALT]] for side in ('queries', 'documents')))
+        return Batch(*([text for i, batch in enumerate(taken(block)) for text in getattr(batch, side)[(i + j) % DEALT::DEALT]] for side in ('queries', 'documents')))
     return dealt
 
 def mixed_batches(

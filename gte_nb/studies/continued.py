@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['WAYS', 'WEIGHTS', 'TASKS', 'ARMS', 'MOST', 'between', 'continued', 'score', 'chosen', 'run']
 
-# %% ../../nbs/experiments/continued.ipynb #0b73abc6
+# %% ../../nbs/experiments/continued.ipynb #db7396ec
 from copy import deepcopy
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ..miniature import SOURCES, fit, shrunk
 from ..stages import TRIPLES, Recipe, pair_batches, triple_batches
 from .finetuned import task
 
-# %% ../../nbs/experiments/continued.ipynb #495fbc0a
+# %% ../../nbs/experiments/continued.ipynb #b4bee979
 _minilm = dict(name='continued', stage=1, max_length=256, query_tokens=48, document_tokens=64, batch_size=64)
 WAYS = {   # stages, one after the other
     'first try': (Recipe(sources=('docstring_code',), temperature=0.02, steps=156, learning_rate=3e-5, **_minilm),),
@@ -27,8 +26,8 @@ WAYS = {   # stages, one after the other
     'two stages': (Recipe(sources=SOURCES, temperature=0.05, steps=120, learning_rate=2e-5, **_minilm), Recipe(sources=TRIPLES, temperature=0.05, steps=40, learning_rate=1e-5, **dict(_minilm, stage=2, batch_size=32)))}
 WEIGHTS = (0.25, 0.5, 0.75, 1.)   # of the trained model, the rest of the packaged one
 TASKS = ('CoSQA', 'STSBenchmark')
-ARMS = (*(f'validation/{way}/bert' for way in WAYS), 'test/bert', 'start/bert')
-MOST = {arm: 3 if arm.startswith('test') else 1 for arm in ARMS}
+ARMS = ('validation/start/bert', *(f'validation/{way}/bert' for way in WAYS), 'test/start/bert', 'test/chosen/bert')
+MOST = dict.fromkeys(ARMS, 1) | {'test/chosen/bert': 3}
 
 def between(
     a: Embedder, # at weight 0
@@ -66,8 +65,8 @@ def chosen() -> tuple[str, float]: # way, weight
     rows = recorded_rows('continued').query('arm.str.startswith("validation/")')
     names = rows['metric'].str.extract(r'(?P<task>.*) at (?P<weight>.*)').astype(dict(weight=float))
     scores = rows.assign(**names).pivot(index=['arm', 'weight'], columns='task', values='value')
-    gain = (scores - scores.xs(0., level='weight')).min(axis=1)
-    arm, weight = gain[gain.index.get_level_values('weight') > 0].idxmax()
+    start = scores.loc[('validation/start/bert', 0.)]
+    arm, weight = (scores.drop('validation/start/bert', level='arm') - start).min(axis=1).idxmax()
     return arm.split('/')[1], weight
 
 def run(
@@ -76,13 +75,9 @@ def run(
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, items
     "Validation: every weight of a way. Test: the way and the weight that gain most on the task on which they gain least."
-    start = Embedder.load(dropout=0.)
-    if arm.startswith('validation/'):
-        way = arm.split('/')[1]
-        trained = continued(way, seed, tiny)
-        found = {weight: score(between(start, trained, weight), 'validation', tiny) for weight in (0., *WEIGHTS)}
-        return [dict(step=sum(recipe.steps for recipe in WAYS[way]), metric=f'{name} at {weight:g}', value=round(float(values.mean()), 6), items=[values]) for weight, scores in found.items() for name, values in scores.items()]
-    if arm.startswith('test'):
-        way, weight = ('gentle', 0.5) if tiny else chosen()
-        start = between(start, continued(way, seed, tiny), weight)
-    return [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values]) for name, values in score(start, 'test', tiny).items()]
+    (part, way, _), packaged = arm.split('/'), Embedder.load(dropout=0.)
+    weights = (0.,) if way == 'start' else WEIGHTS
+    if way == 'chosen': way, *weights = ('gentle', 0.5) if tiny else chosen()
+    trained = packaged if way == 'start' else continued(way, seed, tiny)
+    found = {f'{name} at {weight:g}' if part == 'validation' else name: values for weight in weights for name, values in score(between(packaged, trained, weight), part, tiny).items()}
+    return [dict(step=sum(recipe.steps for recipe in WAYS.get(way, ())), metric=metric, value=round(float(values.mean()), 6), items=[values]) for metric, values in found.items()]

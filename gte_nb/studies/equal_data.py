@@ -10,7 +10,6 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from time import process_time
 
-import numpy as np
 import pandas as pd
 import torch
 

@@ -27,10 +27,10 @@ ROWS = 6_000   # pairs of a source
 KINDS = {   # how the negatives of an arm are found: scorer, how many, arguments of mine_hard_negatives
     'none': (None, 0, {}), 'random': ('random', 1, {}), 'bm25': ('bm25', 1, dict(range_max=20, absolute_margin=None, relative_margin=0.05)), 'model': ('model', 1, dict(range_max=20)), 'siblings': ('siblings', 1, {}),
     'random x3': ('random', 3, {}), 'random x7': ('random', 7, {}), 'model x3': ('model', 3, dict(range_max=20)), 'model x7': ('model', 7, dict(range_max=20)),
-    'model, rank 20 to 100': ('model', 1, dict(range_min=20, range_max=100)), 'model, rank 100 to 500': ('model', 1, dict(range_min=100, range_max=500)),
-    'model, unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)), 'model x7, unmasked': ('model', 7, dict(range_max=20, absolute_margin=None))}
+    'model rank 20 to 100': ('model', 1, dict(range_min=20, range_max=100)), 'model rank 100 to 500': ('model', 1, dict(range_min=100, range_max=500)),
+    'model unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)), 'model x7 unmasked': ('model', 7, dict(range_max=20, absolute_margin=None))}
 TASKS = dict(dictionary='headword_example', code='docstring_code')
-ARMS = (*(f'{kind.replace(",", "")}/{task}' for task in TASKS for kind in KINDS), *(f'{kind}/code/bert' for kind in ('none', 'random', 'model', 'bm25')))
+ARMS = (*(f'{kind}/{task}' for task in TASKS for kind in KINDS), *(f'{kind}/code/bert' for kind in ('none', 'random', 'model', 'bm25')))
 MOST = {arm: 3 for arm in ARMS if arm.endswith('/bert')}
 
 @cache
@@ -68,7 +68,7 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Fine-tune with such negatives, look at the task itself and at the other domains."
     kind, task, *bert = arm.split('/')
-    kind, source = next(name for name in KINDS if name.replace(',', '') == kind), TASKS[task]
+    source = TASKS[task]
     def batches(embedder, corpus, recipe, seed):
         table = pairs(source, 200 if tiny else ROWS)
         found = negative_rows(kind, source, embedder, seed, 200 if tiny else ROWS)
@@ -81,8 +81,7 @@ def run(
         return batch_at
     batches.__name__ = f'{kind} of {ROWS}'
     base = BERT_SECOND if bert else SECOND
-    begin = second_start if not tiny else __import__('gte_nb.miniature', fromlist=['start']).start
-    return cell(replace(base, sources=(source,)), seed, begin, batches, exams=dict(own=(source,), unseen=tuple(s for s in UNSEEN if s != source)), tiny=tiny)
+    return cell(replace(base, sources=(source,)), seed, start if tiny else second_start, batches, exams=dict(own=(source,), unseen=tuple(s for s in UNSEEN if s != source)), tiny=tiny)
 
 # %% ../../nbs/experiments/hard_negatives.ipynb #b82556c9
 def claims(

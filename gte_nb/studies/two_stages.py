@@ -11,7 +11,7 @@ from dataclasses import replace
 import pandas as pd
 
 from ..experiments import Claim, compare
-from ..miniature import BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell, second_start, stage1, start
+from ..miniature import BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell, second_start, start
 from ..stages import triple_batches
 
 # %% ../../nbs/experiments/two_stages.ipynb #76210e77
