@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce record notebooks test lab clean
+.PHONY: help install reproduce record gpu notebooks test lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,11 @@ record: $(STAMP) ## train both recipes with three seeds and append what they sco
 	    test -f $$run/stage2-alone/evaluation/evaluation.csv || $(BIN)/gte_evaluate $$run/stage2-alone --tasks packages --out $$run/stage2-alone/evaluation --record; \
 	done; done
 	test -f data/runs/record/peers/evaluation.csv || $(BIN)/gte_evaluate bm25 wordllama all-MiniLM-L6-v2 --tasks all --out data/runs/record/peers --record
+
+MINUTES ?= 9
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+gpu: ## GPU experiments for MINUTES (9), into data/results/gpu_*.csv; goes on where it stopped, installs nothing
+	$(GPU_PYTHON) -m gte_nb.experiments gpu --minutes $(MINUTES) --seeds 3 --record
 
 notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write README.md from the index
 	cd nbs && for notebook in [0-9]*.ipynb index.ipynb; do TQDM_DISABLE=1 ../$(BIN)/jupyter execute --inplace $$notebook || exit 1; done

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'SPLITS', 'MAX_TEXT', 'READER', 'LONE_SURROGATE', 'checkout', 'data_folder', 'cache_folder',
-           'runs_folder', 'evaluation_folder', 'progress_bar', 'written_aside', 'kept', 'report_unread', 'complain',
-           'Row', 'squeeze', 'normalise', 'registry', 'load', 'fingerprint', 'Corpus', 'from_files']
+           'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar', 'written_aside', 'kept',
+           'report_unread', 'complain', 'Row', 'squeeze', 'normalise', 'registry', 'load', 'fingerprint', 'Corpus',
+           'from_files']
 
 # %% ../nbs/01_corpus.ipynb #64fae953
 import csv, gzip, hashlib, io, json, os, re, shutil, sys, zlib
@@ -40,6 +41,12 @@ def runs_folder() -> Path: # ignored by git
     "Where training and evaluation go unless another place is named: `data/runs` of a checkout, or a folder in the cache."
     root = checkout()
     return root/'data'/'runs' if root else cache_folder()/'runs'
+
+def results_folder() -> Path: # data/results, created if missing
+    "Where --record writes. Raises ValueError outside of a checkout."
+    if not (root := checkout()): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; leave it out')
+    (root/'data'/'results').mkdir(parents=True, exist_ok=True)
+    return root/'data'/'results'
 
 def evaluation_folder() -> Path|None: # None when the variable is not set
     "The folder of public test sets that `GTE_NB_EVAL_DATA` names. Raises ValueError when it does not exist."

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['vectors', 'wordllama_model', 'retrieval_metrics', 'Retrieval', 'tuned_bm25', 'bootstrap', 'difference', 'verdict',
            'pseudo_values', 'spearman', 'pearson', 'STS', 'PairClassification', 'Reranking', 'Classification',
-           'Clustering', 'Measurement', 'measure', 'summarise', 'remembering', 'evaluate', 'results_folder',
-           'append_results']
+           'Clustering', 'Measurement', 'measure', 'summarise', 'remembering', 'evaluate', 'append_results']
 
 # %% ../nbs/09_evaluation.ipynb #4a198e05
 import hashlib, json, logging, warnings
@@ -19,7 +18,7 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
-from .corpus import checkout
+from .corpus import results_folder
 from .embedder import Embedder
 from .gauges import mrr, ranks_from_scores
 from .negatives import BM25
@@ -362,12 +361,6 @@ def evaluate(
     return pd.DataFrame(rows, columns=['task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds'])
 
 # %% ../nbs/09_evaluation.ipynb #cfadb1c6
-def results_folder() -> Path: # data/results, created if missing
-    "Where --record writes. Raises ValueError outside of a checkout."
-    if not (root := checkout()): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; leave it out')
-    (root/'data'/'results').mkdir(parents=True, exist_ok=True)
-    return root/'data'/'results'
-
 def append_results(
     name: str, # file name without .csv
     rows: list[dict], # to append

@@ -8,22 +8,21 @@ __all__ = ['COLUMNS', 'cell_rows', 'whole_cells', 'lines_of', 'find_experiment',
            'arm_table', 'costs']
 
 # %% ../nbs/10_experiments.ipynb #73b8e83a
-import csv, fcntl, importlib.util, io, os, pkgutil, sys, traceback
+import csv, fcntl, importlib.util, io, os, pkgutil, signal, sys, traceback
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from itertools import groupby
+from math import inf, nan
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import ModuleType
 
 import numpy as np
-import pandas as pd
 import torch
 from fastcore.script import call_parse
 
-from .corpus import complain, data_folder, runs_folder
-from .evaluation import bootstrap, results_folder
+from .corpus import complain, data_folder, results_folder, runs_folder
 from .sharing import provenance
 from .mining import mine
 
@@ -32,6 +31,8 @@ COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the numbe
            'pairs', 'seconds', 'rows',                               # pairs seen at this step; seconds and rows of the whole cell
            'corpus', 'date', 'command', 'versions', 'hardware',      # how it was made
            'items')                                                  # the scores behind a mean, where there are some
+
+_TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=lambda text: int(text) if text else nan)
 
 _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
 
@@ -61,20 +62,21 @@ def cell_rows(
 # %% ../nbs/10_experiments.ipynb #3aaf5208
 def whole_cells(
     file: Path, # of an experiment; may be missing or empty
-) -> tuple[pd.DataFrame, int]: # the rows of all whole cells; how many bytes of the file lead to the end of the last one
+) -> tuple[list[dict], int]: # the rows of all whole cells; how many bytes of the file lead to the end of the last one
     "Read what is finished. Raises ValueError when the file is none of ours."
     text = file.read_bytes() if file.exists() else b''
-    lines = text[:text.rfind(b'\n') + 1].splitlines(keepends=True)
-    if not lines: return pd.DataFrame(columns=COLUMNS), 0
+    lines, whole, end, last = text[:text.rfind(b'\n') + 1].splitlines(keepends=True), [], 1, 1
+    if not lines: return [], 0
     try:
-        table = pd.read_csv(io.BytesIO(b''.join(lines)), dtype=str, keep_default_na=False)[list(COLUMNS)]
-        table = table.astype(dict(seed=int, step=int, value=float, seconds=float, rows=int)).assign(pairs=pd.to_numeric(table['pairs']))
-    except (ValueError, KeyError) as error: raise ValueError(f'{file} is no file of an experiment ({error}); move it away, or choose another --out') from None
-    cell = table[['arm', 'seed', 'corpus']]
-    block = (cell != cell.shift()).any(axis=1).cumsum()                       # lines that stand together
-    whole = block.groupby(block).transform('size') == table['rows']
-    last = int(whole[::-1].idxmax()) + 1 if whole.any() else 0
-    return table[whole].reset_index(drop=True), sum(map(len, lines[:1 + last]))
+        header, *rows = csv.reader(line.decode() for line in lines)
+        table = [{name: _TYPES.get(name, str)(value) for name, value in zip(header, row, strict=True)} for row in rows]
+        if tuple(header) != COLUMNS: raise ValueError(f"its columns are {', '.join(header)}")
+    except ValueError as error: raise ValueError(f'{file} is no file of an experiment ({error}); move it away, or choose another --out') from None
+    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):      # lines that stand together
+        cell = list(cell)
+        end += len(cell)
+        if len(cell) == cell[0]['rows']: whole, last = whole + cell, end
+    return whole, sum(map(len, lines[:last]))
 
 def lines_of(
     rows: list[dict], # of one cell
@@ -113,20 +115,21 @@ def _left(cells, took):
     "How long the cells will take; `took` holds the seconds of finished ones by arm."
     known = [median(took[arm]) for arm, _ in cells if arm in took]
     unknown = list(dict.fromkeys(arm for arm, _ in cells if arm not in took))
-    return ' and '.join([f'about {_duration(sum(known))}']*bool(known) + [f"what {', '.join(unknown)} will take"]*bool(unknown)) or 'nothing'
+    return ' and '.join([f'about {_duration(sum(known))}']*bool(known) + [f"what {', '.join(unknown[:3])}{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''} will take"]*bool(unknown)) or 'nothing'
 
 def run_experiment(
-    study: ModuleType, # has __doc__, ARMS and run(arm, seed), and perhaps MOST, arm → seeds that are enough for it
+    study: ModuleType, # has __doc__, ARMS and run(arm, seed); perhaps MOST, arm → seeds that are enough for it; fingerprint(tiny), of a corpus that is not the project's; run(arm, seed, tiny)
     file: str|Path, # CSV that rows are appended to
     seeds: int = 1, # 0 to seeds - 1
     arms: list[str]|None = None, # some of ARMS; None: all
     budget: float = inf, # minutes after which no further cell is started
+    tiny: bool = False, # the miniature of each cell
 ) -> list[str]: # a sentence for each cell that failed
     "Run the cells that are not finished yet. Raises ValueError with one sentence for bad input. Ctrl-C passes through as KeyboardInterrupt; finished cells are on the disk."
     began, name, file = perf_counter(), study.__name__.rpartition('.')[2], Path(file)
     if seeds < 1: raise ValueError(f'{seeds} seeds; give at least 1')
     if unknown := [arm for arm in arms or () if arm not in study.ARMS]: raise ValueError(f"{name} has no arm {', '.join(unknown)}; it has: {', '.join(study.ARMS)}")
-    corpus, failed = mine().fingerprint, []
+    corpus, failed = study.fingerprint(tiny) if hasattr(study, 'fingerprint') else mine().fingerprint, []
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, 'ab') as out:
         try: fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,8 +138,9 @@ def run_experiment(
         if piece := file.stat().st_size - end:
             out.truncate(end)
             print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, and the cell is run again')
-        took = {arm: list(cells.groupby(['seed', 'corpus'])['seconds'].first()) for arm, cells in table.groupby('arm')}
-        finished = set(table[table['corpus'] == corpus][['arm', 'seed']].itertuples(index=False, name=None))
+        seconds = {(row['arm'], row['seed'], row['corpus']): row['seconds'] for row in table}
+        took = {arm: [s for (a, *_), s in seconds.items() if a == arm] for arm, *_ in seconds}
+        finished = {(arm, seed) for arm, seed, of in seconds if of == corpus}
         most = getattr(study, 'MOST', {})
         cells = [(arm, seed) for seed in range(seeds) for arm in study.ARMS if arm in (arms or study.ARMS) and seed < most.get(arm, seeds)]
         todo = [cell for cell in cells if cell not in finished]
@@ -145,7 +149,7 @@ def run_experiment(
             while todo and perf_counter() - began <= 60*budget:
                 arm, seed = todo.pop(0)
                 place, start = f'[{len(cells) - len(todo)}/{len(cells)}] {arm}, seed {seed}', perf_counter()
-                try: rows = cell_rows(name, arm, seed, study.run(arm, seed), perf_counter() - start, corpus)
+                try: rows = cell_rows(name, arm, seed, study.run(arm, seed, **({'tiny': True} if tiny else {})), perf_counter() - start, corpus)
                 except Exception as error:
                     failed.append(f'{arm}, seed {seed}: {type(error).__name__}: {error}')
                     print(f'{place}: failed\n{traceback.format_exc()}', file=sys.stderr, flush=True)
@@ -153,8 +157,8 @@ def run_experiment(
                 out.write(lines_of(rows, header=not file.stat().st_size)); out.flush(); os.fsync(out.fileno())
                 took.setdefault(arm, []).append(rows[0]['seconds'])
                 print(f"{place}: {len(rows)} rows in {_duration(rows[0]['seconds'])}; left: {_left(todo, took)}", flush=True)
-        except KeyboardInterrupt:
-            print(f'\nstopped: the finished cells are in {file}, the one in progress is lost; the same command goes on')
+        except KeyboardInterrupt as stop:
+            print(f"\n{stop if str(stop) else 'stopped: the one in progress is lost; the same command goes on'}; the finished cells are in {file}")
             raise
     if todo: print(f'the budget of {budget:g} minutes is spent, {len(todo)} of {len(cells)} cells are left; the same command goes on with them')
     if failed: print(f'{len(failed)} of {len(cells)} cells failed:', *failed, sep='\n  ', file=sys.stderr)
@@ -162,38 +166,56 @@ def run_experiment(
 
 def recorded_rows(
     name: str, # of an experiment
-) -> pd.DataFrame: # COLUMNS, all of one corpus: the one that was recorded last
+) -> 'pd.DataFrame': # COLUMNS, all of one corpus: the one that was recorded last
     "Rows of data/results. Raises FileNotFoundError when nothing is recorded."
+    import pandas as pd
     table, _ = whole_cells(data_folder()/'results'/f'{name}.csv')
-    if not len(table): raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} --record')
-    return table[table['corpus'] == table['corpus'].iloc[-1]].reset_index(drop=True)
+    if not table: raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} --record')
+    return pd.DataFrame([row for row in table if row['corpus'] == table[-1]['corpus']])
 
 @call_parse
 def gte_experiment(
     name: str, # of an experiment of this package, or a .py file with one of your own
     seeds: int = 1, # how often each arm is run; more of them later run only what is new
     budget: float = inf, # minutes after which no further cell is started
+    minutes: float = None, # after which it has ended, in the middle of a cell if need be; a cell with checkpoints goes on from its last
     arms: str = None, # some of its arms, separated by commas; default: all
+    tiny: bool = False, # the miniature of each cell: seconds, and no result
     record: bool = False, # append the rows to data/results of this checkout
     out: str = None, # folder for the rows; default: data/runs/experiments
 ):
-    "Run an experiment, or go on with it: arms × seeds, as rows of one CSV file."
+    "Run an experiment, or go on with it: arms × seeds, as rows of CSV files."
+    over = False
+    def end(*_):
+        nonlocal over
+        over = True
+        os.kill(os.getpid(), signal.SIGINT)
     try:
         if record and out: raise ValueError('--record and --out name two places for the rows; leave one out')
-        study, to = find_experiment(name), results_folder() if record else Path(out) if out else runs_folder()/'experiments'
-        failed = run_experiment(study, to/f'{Path(name).stem}.csv', seeds, arms and arms.split(','), budget)
+        if record and tiny: raise ValueError('--tiny gives no results to be recorded; leave out --record')
+        if minutes is not None:
+            if not minutes > 0: raise ValueError(f'{minutes:g} minutes; give a positive number')
+            signal.signal(signal.SIGALRM, end)
+            signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes))     # a step and a checkpoint come after it
+        study, to, failed = find_experiment(name), results_folder() if record else Path(out) if out else runs_folder()/'experiments'/('tiny' if tiny else '.'), []
+        chosen = arms.split(',') if arms else study.ARMS
+        files = getattr(study, 'FILES', {Path(name).stem: study.ARMS})           # file name → its arms, the most valuable first
+        for seed in range(1, seeds + 1) if len(files) > 1 else [seeds]:
+            for file, those in files.items():
+                if some := [arm for arm in chosen if arm in those or arm not in study.ARMS]: failed += run_experiment(study, to/f'{file}.csv', seed, some, budget, tiny)
     except (ValueError, OSError) as error: complain(error)
-    except KeyboardInterrupt: sys.exit(130)
+    except KeyboardInterrupt: sys.exit(0 if over else 130)
     if failed: sys.exit(1)
 
 # %% ../nbs/10_experiments.ipynb #fc99ec50
 def item_scores(
-    rows: pd.DataFrame, # recorded
+    rows: 'pd.DataFrame', # recorded
     arm: str, # one of the experiment's
     metric: str, # whose rows have items
     part: int|tuple[int, ...]|None = None, # of the test, counted from 0, or several; None: all of them, each with the same weight
-) -> pd.DataFrame: # a row per seed, a column per query
+) -> 'pd.DataFrame': # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
+    import pandas as pd
     found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
     if found.empty or not found.iloc[0]: raise ValueError(f'{arm} has no items of {metric}; the arms are {", ".join(dict.fromkeys(rows["arm"]))}')
     value = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
@@ -205,7 +227,7 @@ def item_scores(
     return pd.DataFrame(np.stack([scores(line) for line in found]), index=found.index)
 
 def compare(
-    rows: pd.DataFrame, # recorded
+    rows: 'pd.DataFrame', # recorded
     ours: str, # an arm
     theirs: str, # another
     metric: str, # whose rows have ranks
@@ -220,6 +242,7 @@ def holm(
     differences: dict, # name → (n,) or (seeds, n) paired differences
 ) -> dict: # name → (mean, low, high)
     "Intervals that are right all together with 95%: the clearest at level 1 − 0.05/m, the next at 1 − 0.05/(m − 1), and so on until one cannot be told from 0; the others keep its level (Holm 1979)."
+    from gte_nb.evaluation import bootstrap
     def clarity(name):
         mean, low, high = bootstrap(differences[name], draws=500)
         return abs(mean) / max(high - low, 1e-12)
@@ -297,10 +320,12 @@ def draw_differences(
     return figure
 
 def arm_table(
-    rows: pd.DataFrame, # recorded
+    rows: 'pd.DataFrame', # recorded
     metric: str = 'unseen', # whose items are reciprocal ranks
-) -> pd.DataFrame: # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, seconds of one core (median)
+) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, seconds of one core (median)
     "What each arm reached, in the order in which arms are recorded."
+    import pandas as pd
+    from gte_nb.evaluation import bootstrap
     lines = {}
     for arm, found in rows.groupby('arm', sort=False):
         first, middle = found[found['metric'] == metric].iloc[0], found.groupby('metric')['value'].median()
@@ -309,8 +334,8 @@ def arm_table(
     return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm')
 
 def costs(
-    rows: pd.DataFrame, # recorded
-) -> pd.DataFrame: # by what is trained: arms, cells, seconds of a cell (median), minutes in all
+    rows: 'pd.DataFrame', # recorded
+) -> 'pd.DataFrame': # by what is trained: arms, cells, seconds of a cell (median), minutes in all
     "What an experiment costs."
     cells = rows.drop_duplicates(['arm', 'seed']).assign(kind=lambda t: np.where(t['arm'].str.endswith('/bert'), 'transformers', 'static'))
     table = cells.groupby('kind').agg(arms=('arm', 'nunique'), cells=('arm', 'size'), seconds=('seconds', 'median'), minutes=('seconds', lambda s: s.sum()/60))

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from fastcore.script import call_parse
 
@@ -80,7 +79,7 @@ def _base(history):
 
 def licences(
     history: list[dict], # see `training_history`
-) -> pd.DataFrame: # source, holds, rows, licence; the base model first
+) -> 'pd.DataFrame': # source, holds, rows, licence; the base model first
     "What a model is made of. The licences of sources are those of data/sources.csv."
     known, table = registry(), {}
     if base := _base(history): table[base[0] or 'base model'] = dict(holds='weights that training started from', rows='', licence=base[1])
@@ -88,6 +87,7 @@ def licences(
         for source in record['about'].get('sources', ()):
             given = known.loc[source] if source in known.index else dict(pair='own rows', licence='')
             table[source] = dict(holds=given['pair'], rows=f"{record['rows'][source]:,}" if source in record['rows'] else 'not counted', licence=given['licence'] or 'not stated')
+    import pandas as pd
     return pd.DataFrame(table).T.rename_axis('source').reset_index()
 
 # %% ../nbs/07a_sharing.ipynb #dffebfe2
@@ -223,7 +223,7 @@ def write_card(
 # %% ../nbs/07a_sharing.ipynb #dba7b98a
 def add_results(
     folder: str|Path, # of a model with a card
-    rows: pd.DataFrame, # task, type, metric, score, low, high, n; rows without a score are left out
+    rows: 'pd.DataFrame', # task, type, metric, score, low, high, n; rows without a score are left out
 ):
     "Put measured results into a card: its table and its model-index. Raises ValueError when there is no card, or no place in it."
     from huggingface_hub import ModelCard, ModelCardData

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'LOG', 'learning_rate_at', 'fault', 'paired_change', 'draw_run', 'Stopped',
-           'signals_deferred', 'train', 'finished_run']
+           'signals_deferred', 'read_log', 'train', 'finished_run']
 
 # %% ../nbs/06_training.ipynb #56214a92
-import json, os, shutil, signal, sys, threading, warnings
+import csv, json, os, shutil, signal, sys, threading, warnings
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from io import BytesIO
@@ -187,6 +187,25 @@ def _restore(tensors, encoder, optimizer):
             p.copy_(like(found, p))
             if moments := {k.rpartition('.')[2]: like(v, p) for k, v in tensors.items() if k.startswith(f'optimizer.{n}.')}: optimizer.state[p] = moments
 
+def _table(rows):
+    "Rows as a DataFrame, or as they are where pandas is missing: training needs none"
+    if not find_spec('pandas'): return rows
+    import pandas as pd
+    return pd.DataFrame(rows)
+
+def _write_table(rows, file):
+    with open(file, 'w', encoding='utf-8', newline='') as out:
+        writer = csv.DictWriter(out, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+
+def read_log(
+    file: str|Path, # log.csv of a finished run
+) -> list[dict]: # LOG, a row for each step
+    "The log of a run, without pandas."
+    with open(file, encoding='utf-8', newline='') as text:
+        return [{name: (int if name in ('step', 'pairs', 'skipped') else float)(value) for name, value in row.items()} for row in csv.DictReader(text)]
+
 def train(
     embedder: Embedder, # trained in place and saved to `folder` at the end
     batch_at: Callable[[int], Batch], # step → its batch; a pure function, so that a resumed run sees the same batches
@@ -214,12 +233,11 @@ def train(
     tracker: str|None = None, # what else is told each line's numbers: tensorboard (into `folder`), wandb, or another that accelerate knows
     log_every: int|None = None, # steps between two lines; None: twenty lines in a terminal, none elsewhere
     quiet: bool = False, # whether to show no line, bar or chart
-) -> 'pd.DataFrame': # log: step, loss, norm, learning_rate, pairs, seconds, skipped
+) -> 'pd.DataFrame': # log: step, loss, norm, learning_rate, pairs, seconds, skipped; a list of dicts where pandas is missing
     """Train with AdamW; goes on from `folder`'s newest whole checkpoint and returns at once when the run is finished.
 
     Runs on all processes of an `accelerate launch`, with FSDP too; they need a common file system. Raises ValueError with one sentence for bad input, after
     ten skipped steps in a row, and when a checkpoint cannot be written; Stopped, once a checkpoint is written, after Ctrl-C or SIGTERM."""
-    import pandas as pd
     folder, gauges = Path(folder), gauges or {}
     about = json.loads(json.dumps(about or dict(steps=steps, learning_rate=learning_rate, loss=loss, temperature=temperature, warmup=warmup, weight_decay=weight_decay,
         token_dropout=token_dropout, mask_duplicates=mask_duplicates, precision=precision, seed=seed, tokenizer=tokenizer_hash(embedder.tokenizer))))
@@ -232,7 +250,7 @@ def train(
     def finished_log():
         if finished := finished_run(folder):
             if different := differences(about, finished['about']): raise ValueError(f'{folder} holds another finished run: {different}; choose another --out, or delete it')
-            return pd.read_csv(folder/'log.csv')
+            return _table(read_log(folder/'log.csv'))
 
     with warnings.catch_warnings(action='ignore'):                           # a missing tracker is an error below
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder)
@@ -269,7 +287,7 @@ def train(
                 change, low, high = paired_change(first.setdefault(name, scores), scores)
                 measured.append(dict(step=step, gauge=name, score=float(scores.mean()), n=len(scores), change=change, low=low, high=high))
                 if tracker: accelerator.log({f'gauge/{name}': measured[-1]['score']}, step=step)
-            if measured: _everywhere(lambda: pd.DataFrame(measured).to_csv(folder/'gauges.csv', index=False))
+            if measured: _everywhere(lambda: _write_table(measured, folder/'gauges.csv'))
 
         def checkpoint():
             tensors = _state(encoder, optimizer) | {f'gauge.{name}': torch.from_numpy(scores) for name, scores in first.items()}
@@ -322,7 +340,7 @@ def train(
 
         def finish():
             try:
-                pd.DataFrame(log).to_csv(folder/'log.csv', index=False)
+                _write_table(log, folder/'log.csv')
                 embedder.save(folder)
                 (folder/'.training.json').write_text(json.dumps(dict(about=about, seconds=log[-1]['seconds'], pairs=sum(r['pairs'] for r in log), skipped=sum(r['skipped'] for r in log)), indent=1), encoding='utf-8')
                 os.replace(folder/'.training.json', folder/'training.json')
@@ -330,7 +348,7 @@ def train(
             shutil.rmtree(folder/'checkpoints', ignore_errors=True)
             (folder/'.lock').unlink(missing_ok=True)
         _everywhere(finish)
-    return pd.DataFrame(log)
+    return _table(log)
 
 def finished_run(
     folder: Path, # of a run
