@@ -668,6 +668,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                   'gte_nb/studies/out_of_distribution.py')},
             'gte_nb.studies.processes': { 'gte_nb.studies.processes.Machine': ( 'experiments/processes.html#machine',
                                                                                 'gte_nb/studies/processes.py'),
+                                          'gte_nb.studies.processes._launch': ( 'experiments/processes.html#_launch',
+                                                                                'gte_nb/studies/processes.py'),
                                           'gte_nb.studies.processes.estimate': ( 'experiments/processes.html#estimate',
                                                                                  'gte_nb/studies/processes.py'),
                                           'gte_nb.studies.processes.graph_bytes': ( 'experiments/processes.html#graph_bytes',

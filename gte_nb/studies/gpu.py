@@ -27,7 +27,7 @@ from ..losses import LOSSES
 from ..sampler import MixtureSampler
 from ..training import read_log, train
 
-# %% ../../nbs/experiments/gpu.ipynb #648cb065
+# %% ../../nbs/experiments/gpu.ipynb #729de00c
 PAIRS, LONG, TEMPERATURE = 524_288, 20_000_000, 0.01
 SHAPES = {'6x384': 5e-4, '12x384': 3e-4, '12x768': 2e-4, '24x1024': 1e-4, '24x2048': 5e-5}   # layers x width → learning rate
 STEPS = {name: dict(pairs=2_048, **how) for name, how in {'fp32': dict(precision='fp32'), 'tf32': dict(precision='fp32', tf32=True), 'bf16': {}, 'bf16 packed': dict(packed=True), 'bf16 compiled': dict(compiled=True)}.items()} | {
@@ -49,9 +49,10 @@ MOST = {'long': 1}
 def device_and_tokens(
     tiny: bool = False, # a rehearsal, which a CPU may do
 ) -> tuple: # the device, and the corpus as ids
-    "Look once at what there is to work with, and say so. Raises ValueError where there is no GPU."
+    "Look once at what there is to work with, measure its two ceilings, and say so. Raises ValueError where there is no GPU."
     device = find_device(rehearsal=tiny)
-    print(f"{device.name}: {device.memory/2**30:.0f} GiB, {device.precision}", flush=True)
+    rates = ceilings(device, tiny)
+    print(f"{device.name}: {device.memory/2**30:.0f} GiB; {rates.get('bf16 product rate', rates['fp32 product rate'])/1e12:.3g} TFLOP/s of {device.precision} products, {rates['copy rate']/1e12:.3g} TB/s of memory", flush=True)
     return device, open_tokens(tiny)
 
 def fingerprint(

@@ -26,7 +26,7 @@ from ..gpu import Device, copy_rate, model_operations, peak_bytes, product_rate,
 from ..gradient_cache import CHUNK_TOKENS, TILE, Batch, backward, processes
 from ..training import train
 
-# %% ../../nbs/experiments/processes.ipynb #101679fc
+# %% ../../nbs/experiments/processes.ipynb #3a2722a7
 @dataclass(frozen=True)
 class Machine:
     "What a process has to itself while all of them work."
@@ -84,7 +84,7 @@ def estimate(
     moved = 4*layers*mine*((10*h + 2*inner)*(2 - kept + again) + 23*h + 4*inner) + 16*weights*chunks
     tiled = pairs >= 2*machine.tile
     others = (processes - 1)/processes
-    sent = others*(2*8*pairs*h + (4*((4*chunks + (again > 0))*in_layers + (2*chunks + 1)*tables) if fsdp else 2*4*weights))
+    sent = others*(2*8*pairs*h + (4*((4*chunks + (again > 0))*in_layers + 2*chunks*tables) if fsdp else 2*4*weights))
     seconds = dict(encoder=(operations/machine.products + moved/machine.copying)/machine.share,
                    loss=loss_operations(pairs, h, machine.tile)/machine.loss_products + 4*pairs**2*(30*(2 + machine.tile/pairs) if tiled else 80)/machine.copying,
                    sums=sent/machine.sending if processes > 1 else 0., optimizer=28*weights/(processes if fsdp else 1)/machine.copying)
@@ -92,7 +92,7 @@ def estimate(
                  vectors=5*8*pairs*h + 8*min(pairs, machine.tile)**2, working=4*config.vocab_size*h + 4*chunk*(6*h + 2*inner))
     return dict(seconds, seconds=sum(seconds.values()), **space, peak=sum(space.values()), kept=kept, sent=sent)
 
-# %% ../../nbs/experiments/processes.ipynb #fc9b88a3
+# %% ../../nbs/experiments/processes.ipynb #5c09b172
 ARMS = {'1 process': (1, False), '2 processes': (2, False), '4 processes': (4, False), '2 processes FSDP': (2, True)}   # processes, whether they share weights
 PARTS = ('encoder', 'loss', 'sums', 'optimizer')
 
@@ -108,9 +108,10 @@ def measure(
     folder: str, # receives the numbers of this process, as JSON
     seed: int, # of weights and tokens
     tiny: bool = False, # a second's work
+    briefly: bool = False, # two steps and no rates
 ):
     "One of the processes of a run: train next to nothing, so that everything is loaded; train; measure rates."
-    how, device, world, parts = setting(tiny), Device('cpu', 'CPU', 2 << 30, False), processes().num_processes, [Counter()]
+    how, device, world, parts = setting(tiny) | (dict(steps=2) if briefly else {}), Device('cpu', 'CPU', 2 << 30, False), processes().num_processes, [Counter()]
     tokenizer = Tokenizer.from_file(str(minilm_folder()/'tokenizer.json'))
     def trained(how, out, **settings):
         torch.manual_seed(seed)
@@ -149,27 +150,39 @@ def measure(
     peak, seconds = peak_bytes(device), np.diff(log['seconds'])
     found = {name: median(part[name] for part in parts[2:]) for name in ('loss', 'waiting', 'sums', 'optimizer', 'sent')}
     found |= dict(seconds=float(median(seconds)), encoder=median(s - sum(part[name] for name in ('loss', 'waiting', 'sums', 'optimizer')) for s, part in zip(seconds, parts[2:])))
-    def together(work):
+    def rate(work):
         if world > 1: torch.distributed.barrier()
         return work()
-    n, message = 256 if tiny else 1024, torch.ones((1 if tiny else 32) << 18)
-    found |= dict(products=together(lambda: product_rate(device, torch.float32, n)), copying=together(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
-    if world > 1: found['sending'] = 2*message.nbytes*(world - 1)/world / together(lambda: timed(lambda: reduce(message), device))
+    if not briefly:
+        n, message = 256 if tiny else 1024, torch.ones((1 if tiny else 32) << 18)
+        found |= dict(products=rate(lambda: product_rate(device, torch.float32, n)), copying=rate(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
+        if world > 1: found['sending'] = 2*message.nbytes*(world - 1)/world / rate(lambda: timed(lambda: reduce(message), device))
     Path(folder, f'{processes().process_index}.json').write_text(json.dumps(dict(found, peak=peak, rest=rest)), encoding='utf-8')
+    if world > 1:                                                           # nobody leaves while another one still talks to him
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+def _launch(arm, seed, tiny=False, briefly=False):
+    "The numbers of each process of an arm"
+    number, fsdp = ARMS[arm]
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder)/'process.py'
+        script.write_text(f'from gte_nb.studies.processes import measure; measure({folder!r}, {seed}, {tiny}, {briefly})', encoding='utf-8')
+        environment = {**os.environ, 'PYTHONPATH': str(Path(gte_nb.__file__).parents[1]), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+        if fsdp: environment |= {'ACCELERATE_USE_FSDP': 'true', 'FSDP_VERSION': '2'}
+        if briefly: environment['MALLOC_MMAP_THRESHOLD_'] = str(8 << 20)             # what is freed is given back at once: resident is what is in use
+        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(number), str(script)], env=environment, capture_output=True, text=True)
+        found = [json.loads(file.read_text(encoding='utf-8')) for file in sorted(Path(folder).glob('*.json'))]
+        if len(found) < number: raise RuntimeError(f'{arm}: {len(found)} of {number} processes left numbers\n{done.stderr}')    # what ends badly after that does no harm
+        return found
 
 def run(
     arm: str, # one of ARMS
     seed: int, # of weights and tokens
     tiny: bool = False, # a second's work
 ) -> list[dict]: # step, metric, value
-    "Launch the processes of an arm: the mean over processes, of the peak of memory the largest."
-    (number, fsdp), steps = ARMS[arm], setting(tiny)['steps']
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder)/'process.py'
-        script.write_text(f'from gte_nb.studies.processes import measure; measure({folder!r}, {seed}, {tiny})', encoding='utf-8')
-        environment = {**os.environ, 'PYTHONPATH': str(Path(gte_nb.__file__).parents[1]), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''} | ({'ACCELERATE_USE_FSDP': 'true', 'FSDP_VERSION': '2'} if fsdp else {})
-        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(number), str(script)], env=environment, capture_output=True, text=True)
-        if done.returncode: raise RuntimeError(f'{arm}: {done.stderr[-3000:]}')
-        found = [json.loads(file.read_text(encoding='utf-8')) for file in Path(folder).glob('*.json')]
-    if len(found) != number: raise RuntimeError(f'{arm}: {len(found)} of {number} processes left numbers')
-    return [dict(step=steps, metric=name, value=(max if name == 'peak' else mean)(numbers[name] for numbers in found)) for name in found[0]]
+    "Launch the processes of an arm twice, for the time and briefly for the memory: means over processes, and the largest peak."
+    found = _launch(arm, seed, tiny)
+    memory = found if tiny else _launch(arm, seed, briefly=True)
+    numbers = {name: mean(process[name] for process in found) for name in found[0]} | dict(peak=max(process['peak'] for process in memory), rest=mean(process['rest'] for process in memory))
+    return [dict(step=setting(tiny)['steps'], metric=name, value=value) for name, value in numbers.items()]
