@@ -78,7 +78,7 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor
+        return tensor.detach()                                            # an output that held its own graph would never be freed
 
 # %% ../nbs/05a_gradient_cache.ipynb #55fb2e46
 CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)   # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
@@ -145,7 +145,8 @@ def backward(
     present = [len(ids) > 0 for ids in batch.negatives or ()]
     texts = [*batch.queries, *batch.documents, *compress(batch.negatives or (), present)]
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    tokens = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS['cuda'])
+    limit = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS['cuda'])
+    tokens = min(limit, TOKEN_BUDGET)                                      # of the first try
 
     rank, world, sharded = processes().process_index, processes().num_processes, _sharded(embedder.encoder)
     order = np.arange(len(texts)) if embedder.static else np.argsort(-lengths, kind='stable')
@@ -165,14 +166,15 @@ def backward(
         with GraphBytes(() if sharded else embedder.encoder.parameters()) as graph: return embed(k), graph.bytes
 
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        while True:                                                       # the first chunk, which has the longest texts, says how much a graph takes
+        while True:                                                       # the first chunk, which has the longest texts, says how much a graph takes: a small one at first
             chunks, own = cut()
             new, used = embed_with_graph(0)
             needed, positions = 0 if len(chunks[0]) == 1 or embedder.static else used, int(lengths[chunks[0]].max()) * len(chunks[0])
             if sharded: needed, positions = largest(needed, positions)
-            if needed <= memory: break
+            if needed > memory: tokens = limit = int(min(tokens, positions) * max(memory, 1) / needed)
+            elif tokens < limit and len(chunks) > 1 and needed: tokens = limit = min(limit, int(0.9 * positions * memory / needed))   # a tenth is left for what does not grow with it
+            else: break
             del new
-            tokens = int(min(tokens, positions) * max(memory, 1) / needed)
         vectors, kept, last = new.new_zeros(len(texts), embedder.hidden_size), [new], used
         if sharded: kept.clear()                                          # their graphs hold the weights of the other processes
         chunks = [torch.from_numpy(rows) for rows in chunks]

@@ -26,7 +26,7 @@ from ..gpu import Device, copy_rate, model_operations, peak_bytes, product_rate,
 from ..gradient_cache import CHUNK_TOKENS, TILE, Batch, backward, processes
 from ..training import train
 
-# %% ../../nbs/experiments/processes.ipynb #3a2722a7
+# %% ../../nbs/experiments/processes.ipynb #05558d9d
 @dataclass(frozen=True)
 class Machine:
     "What a process has to itself while all of them work."
@@ -76,19 +76,18 @@ def estimate(
     h, inner, layers, (tables, in_layers) = config.hidden_size, config.intermediate_size, config.num_hidden_layers, parameters(config)
     weights, mine, graph = tables + in_layers, 2*pairs*tokens/processes, graph_bytes(config, precision)
     memory = machine.memory/2 if memory is None else memory
-    first = min(machine.chunk, mine)                                        # tokens of the chunk that is tried
-    chunk = min(first, memory/graph)
-    kept, chunks, again = 0 if fsdp else min(1, max(1, memory//(chunk*graph)) * chunk/mine), ceil(mine/chunk), first/mine * (first > chunk)
+    chunk = min(machine.chunk, mine, 0.9*memory/graph)                      # its tokens; the graph of a larger one would not fit
+    kept, chunks = 0 if fsdp else min(1, max(1, memory//(chunk*graph)) * chunk/mine), ceil(mine/chunk)
     forward = model_operations(config, [tokens])/3/tokens
-    operations = mine*forward*(4 - kept + again)
-    moved = 4*layers*mine*((10*h + 2*inner)*(2 - kept + again) + 23*h + 4*inner) + 16*weights*chunks
+    operations = mine*forward*(4 - kept)
+    moved = 4*layers*mine*((10*h + 2*inner)*(2 - kept) + 23*h + 4*inner) + 16*weights*chunks
     tiled = pairs >= 2*machine.tile
     others = (processes - 1)/processes
-    sent = others*(2*8*pairs*h + (4*((4*chunks + (again > 0))*in_layers + 2*chunks*tables) if fsdp else 2*4*weights))
+    sent = others*(2*8*pairs*h + (4*(4*chunks*in_layers + 2*chunks*tables) if fsdp else 2*4*weights))
     seconds = dict(encoder=(operations/machine.products + moved/machine.copying)/machine.share,
                    loss=loss_operations(pairs, h, machine.tile)/machine.loss_products + 4*pairs**2*(30*(2 + machine.tile/pairs) if tiled else 80)/machine.copying,
                    sums=sent/machine.sending if processes > 1 else 0., optimizer=28*weights/(processes if fsdp else 1)/machine.copying)
-    space = dict(state=16*weights/processes + 8*(tables + in_layers/layers) if fsdp else 16*weights, graphs=graph*max(first, kept*mine),
+    space = dict(state=16*weights/processes + 8*(tables + in_layers/layers) if fsdp else 16*weights, graphs=graph*max(chunk, kept*mine),
                  vectors=5*8*pairs*h + 8*min(pairs, machine.tile)**2, working=4*config.vocab_size*h + 4*chunk*(6*h + 2*inner))
     return dict(seconds, seconds=sum(seconds.values()), **space, peak=sum(space.values()), kept=kept, sent=sent)
 
