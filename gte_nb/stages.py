@@ -303,6 +303,7 @@ def _stage_command(stage, argv):
     except KeyboardInterrupt as stop:
         if first: print(f'\n{stop}', file=sys.stderr)
         sys.exit(130)
+    finally: processes().destroy_process_group()                          # left to the end of the interpreter, gloo aborts now and then
 
 def gte_pretrain(
     argv: list[str]|None = None, # words of the command line; None: those of this process
