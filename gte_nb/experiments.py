@@ -276,6 +276,7 @@ class Claim:
     @property
     def verdict(self) -> str: # holds, does not hold, cannot tell
         "What can be said at our scale."
+        if min(len(np.atleast_2d(values)) for values in self.differences.values()) < 3: return 'cannot tell'        # an interval over queries alone
         if any(high < 0 for *_, high in self.found.values()): return 'does not hold'
         return 'holds' if all(low > 0 for _, low, _ in self.found.values()) else 'cannot tell'
 
