@@ -186,10 +186,10 @@ def gte_experiment(
 ):
     "Run an experiment, or go on with it: arms × seeds, as rows of CSV files."
     over = False
-    def end(*_):
+    def end(_, frame):
         nonlocal over
-        over = True
-        os.kill(os.getpid(), signal.SIGINT)
+        over, handler = True, signal.getsignal(signal.SIGINT)               # that of a training run, which finishes its step
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)      # in the background of a script, Ctrl-C is ignored
     try:
         if record and out: raise ValueError('--record and --out name two places for the rows; leave one out')
         if record and tiny: raise ValueError('--tiny gives no results to be recorded; leave out --record')
