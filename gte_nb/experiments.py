@@ -185,18 +185,19 @@ def gte_experiment(
     out: str = None, # folder for the rows; default: data/runs/experiments
 ):
     "Run an experiment, or go on with it: arms × seeds, as rows of CSV files."
-    over = False
+    over = told = None
     def end(_, frame):
-        nonlocal over
-        over, handler = True, signal.getsignal(signal.SIGINT)               # that of a training run, which finishes its step
-        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)      # in the background of a script, Ctrl-C is ignored
+        nonlocal over, told
+        over, handler = True, signal.getsignal(signal.SIGINT)
+        if not callable(handler): handler = signal.default_int_handler      # in the background of a script, Ctrl-C is ignored
+        if handler is not told or handler is signal.default_int_handler: told = handler; handler(signal.SIGINT, frame)     # a training run is told once, and finishes its step
     try:
         if record and out: raise ValueError('--record and --out name two places for the rows; leave one out')
         if record and tiny: raise ValueError('--tiny gives no results to be recorded; leave out --record')
         if minutes is not None:
             if not minutes > 0: raise ValueError(f'{minutes:g} minutes; give a positive number')
             signal.signal(signal.SIGALRM, end)
-            signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes))     # a step and a checkpoint come after it
+            signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes), 3)  # a step and a checkpoint come after it; again, as an interrupt in a callback is lost
         study, to, failed = find_experiment(name), results_folder() if record else Path(out) if out else runs_folder()/'experiments'/('tiny' if tiny else '.'), []
         chosen = arms.split(',') if arms else study.ARMS
         files = getattr(study, 'FILES', {Path(name).stem: study.ARMS})           # file name → its arms, the most valuable first
@@ -205,6 +206,7 @@ def gte_experiment(
                 if some := [arm for arm in chosen if arm in those or arm not in study.ARMS]: failed += run_experiment(study, to/f'{file}.csv', seed, some, budget, tiny)
     except (ValueError, OSError) as error: complain(error)
     except KeyboardInterrupt: sys.exit(0 if over else 130)
+    finally: signal.setitimer(signal.ITIMER_REAL, 0)
     if failed: sys.exit(1)
 
 # %% ../nbs/10_experiments.ipynb #fc99ec50

@@ -27,7 +27,6 @@ from .code_sources import file_rows, installed_version, python_files
 from .corpus import cache_folder, complain, normalise, progress_bar, written_aside
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash, train_tokenizer
 from .encoder import Encoder, EncoderConfig
-from .gauges import token_gauge
 from .mining import split_within
 
 # %% ../nbs/12_gpu.ipynb #8c62db6b

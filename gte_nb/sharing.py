@@ -13,7 +13,6 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 from fastcore.script import call_parse
 

@@ -9,7 +9,7 @@ __all__ = ['PAIRS', 'LONG', 'TEMPERATURE', 'SHAPES', 'STEPS', 'PEERS', 'RUNGS', 
 
 # %% ../../nbs/experiments/gpu.ipynb #0f719eb4
 import shutil
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
@@ -101,12 +101,13 @@ def ceilings(
         with _tf32(name == 'tf32'): rates[f'{name} product rate'] = product_rate(device, torch.bfloat16 if name == 'bf16' else torch.float32, n)
     return rates | {'copy rate': copy_rate(device, 1 << 20 if tiny else 2 << 30)}
 
+@contextmanager
 def _tf32(on):
     "Within its block, 32-bit products may be computed with 19 bits on a GPU"
-    class Switch:
-        def __enter__(self): self.before = torch.get_float32_matmul_precision(); torch.set_float32_matmul_precision('high' if on else 'highest')
-        def __exit__(self, *_): torch.set_float32_matmul_precision(self.before)
-    return Switch()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('high' if on else 'highest')
+    try: yield
+    finally: torch.set_float32_matmul_precision(before)
 
 def some_pairs(
     tokens, # the corpus as ids
