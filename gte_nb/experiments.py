@@ -75,7 +75,9 @@ def whole_cells(
     for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):      # lines that stand together
         cell = list(cell)
         end += len(cell)
-        if len(cell) == cell[0]['rows']: whole, last = whole + cell, end
+        if len(cell) == cell[0]['rows']:
+            whole += cell
+            last = end
     return whole, sum(map(len, lines[:last]))
 
 def lines_of(

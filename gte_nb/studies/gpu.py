@@ -8,7 +8,7 @@ __all__ = ['PAIRS', 'LONG', 'TEMPERATURE', 'SHAPES', 'STEPS', 'PEERS', 'RUNGS', 
            'tile_numbers', 'trained_rows']
 
 # %% ../../nbs/experiments/gpu.ipynb #0f719eb4
-import shutil
+import csv, shutil
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
@@ -251,8 +251,6 @@ def _curve(folder):
     "Marks on the way, averaged over tests, of a run that has some"
     file, found = folder/'gauges.csv', {}
     if not file.exists(): return []
-    names, *lines = (line.split(',') for line in file.read_text(encoding='utf-8').splitlines())
-    for line in lines:
-        row = dict(zip(names, line))
-        found.setdefault(int(row['step']), []).append(float(row['score']))
+    with open(file, encoding='utf-8', newline='') as text:
+        for row in csv.DictReader(text): found.setdefault(int(row['step']), []).append(float(row['score']))
     return [dict(step=step, metric='MRR@10 on the way', value=round(float(np.mean(scores)), 6)) for step, scores in found.items()]
