@@ -43,10 +43,10 @@ def mrr(ranks: np.ndarray, k: int = 10) -> np.ndarray: # ranks (…); one value 
 # %% ../nbs/06a_gauges.ipynb #7e1b704c
 def token_gauge(
     queries: list[np.ndarray], # (n) token ids
-    documents: list[np.ndarray], # (n) token ids; the right document of query i is document i
+    documents: list[np.ndarray], # (n or more) token ids; the right document of query i is document i, and those beyond are in its way
 ) -> Callable[[Embedder], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
     "Each query looks for its document among all of them, by cosine. Raises ValueError when a query lacks its document."
-    if not 0 < len(queries) == len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query needs its document')
+    if not 0 < len(queries) <= len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query needs its document')
     def gauge(embedder):
         was_training = embedder.encoder.training
         embedder.encoder.eval()

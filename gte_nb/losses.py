@@ -232,4 +232,5 @@ def _of_rung(rung):
         return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size, rung)
     return loss
 
-LOSSES = {rung: _of_rung(rung) for rung in RUNGS} | {'vanilla': info_nce, 'symmetric': symmetric_info_nce, 'improved': improved_contrastive_loss}
+LOSSES = {rung: _of_rung(rung) for rung in RUNGS} | {'vanilla': info_nce, 'symmetric': symmetric_info_nce, 'improved': improved_contrastive_loss,
+    '+dd without +qq': _of_rung(('dh', 'qdh', False))}   # off the ladder: the last comparison alone

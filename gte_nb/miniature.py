@@ -164,7 +164,7 @@ def cell(
     seed: int, # of everything random
     begin: Callable[[Recipe, int], Embedder] = start, # (recipe, seed) → the model before training
     batches: Callable = pair_batches, # as `fit` takes it
-    exams: dict|None = None, # metric → sources; None: unseen → UNSEEN
+    exams: dict|None = None, # as `cell_of` takes them
     tuned: bool = True, # whether the learning rate is chosen on validation rows; otherwise the recipe's own
     tiny: bool = False, # four steps of few rows, for tests
 ) -> list[dict]: # step, metric, value, pairs, items: as `gte_experiment` takes them
@@ -180,11 +180,11 @@ def cell_of(
     log: pd.DataFrame, # of its training
     seconds: float, # of one core
     recipe: Recipe, # what it was trained with
-    exams: dict|None = None, # metric → sources; None: unseen → UNSEEN
+    exams: dict|None = None, # metric → sources, or embedder → a list of arrays as `marks` gives it; None: unseen → UNSEEN
     tiny: bool = False, # few rows
 ) -> list[dict]: # step, metric, value, pairs, items
     "Examine a model."
-    found = {metric: marks(embedder, sources, rows=20 if tiny else 300) for metric, sources in (exams or dict(unseen=UNSEEN)).items()}
+    found = {metric: exam(embedder) if callable(exam) else marks(embedder, exam, rows=20 if tiny else 300) for metric, exam in (exams or dict(unseen=UNSEEN)).items()}
     numbers = dict(loss=log['loss'].iloc[-20:].mean(), rate=recipe.learning_rate, core_seconds=seconds)
     rows = [dict(metric=metric, value=round(average(scores), 6), items=scores) for metric, scores in found.items()] + [dict(metric=metric, value=float(f'{value:.5g}')) for metric, value in numbers.items()]
     return [dict(row, step=len(log), pairs=int(log['pairs'].sum())) for row in rows]

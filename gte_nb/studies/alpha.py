@@ -46,7 +46,7 @@ def run(
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train with a mixture, look at unseen domains and at every source."
-    return cell(RECIPES[arm], seed, batches=mixed_batches if arm.endswith('/mixed') else pair_batches, exams=dict(unseen=UNSEEN, seen=EXAMINED), tiny=tiny)
+    return cell(RECIPES[arm], seed, batches=mixed_batches if arm.endswith('/mixed') else pair_batches, exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=not arm.endswith('/bert'), tiny=tiny)
 
 # %% ../../nbs/experiments/alpha.ipynb #f9a61789
 def claims(

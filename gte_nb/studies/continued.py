@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..corpus import runs_folder
 from ..embedder import Embedder
 from ..experiments import Claim, item_scores, recorded_rows
+from ..mining import mine
 from ..miniature import SOURCES, fit, shrunk
 from ..stages import TRIPLES, Recipe, pair_batches, triple_batches
 from .finetuned import task
@@ -48,7 +50,10 @@ def continued(
 ) -> Embedder:
     "Train, stage by stage."
     embedder = Embedder.load(dropout=0.)
-    for recipe in WAYS[way]: fit(embedder, shrunk(recipe) if tiny else recipe, seed, pair_batches if recipe.stage == 1 else triple_batches)
+    for i, recipe in enumerate(WAYS[way]):
+        folder = None if tiny else runs_folder()/'miniature'/f'continued-{way}-{i}-{seed}-{mine().fingerprint}'            # kept: validation and test look at the same model
+        fit(embedder, shrunk(recipe) if tiny else recipe, seed, pair_batches if recipe.stage == 1 else triple_batches, folder)
+        if folder: embedder = Embedder.load(folder, dropout=0.)
     return embedder
 
 def score(

@@ -13,7 +13,7 @@ import torch
 
 from ..embedder import Embedder
 from ..experiments import Claim, compare
-from ..miniature import BASE, cell, stage1, start
+from ..miniature import BASE, best_rate, cell, stage1, start
 from ..warmup import new_bert
 
 # %% ../../nbs/experiments/model_size.ipynb #51097bd6
@@ -53,7 +53,9 @@ def run(
     "Train an encoder of a size."
     recipe = RECIPES[arm]
     def lent(recipe, seed): return begin(recipe, seed, replace(BASE, hidden_size=recipe.hidden_size, sources=('news_lead',), batch_size=16, steps=2) if tiny else None)
-    return cell(recipe, seed, lent if recipe.layers else start, tiny=tiny)
+    if not recipe.layers or tiny: return cell(recipe, seed, lent if recipe.layers else start, tiny=tiny)
+    rate, _ = best_rate(replace(recipe, steps=SMALL.steps), lent)             # of a shape, at equal steps
+    return cell(replace(recipe, learning_rate=rate), seed, lent, tuned=False)
 
 # %% ../../nbs/experiments/model_size.ipynb #eb84b9c2
 def shapes(
