@@ -8,7 +8,7 @@ __all__ = ['RUNGS', 'TEMPERATURES', 'SIZES', 'PAIRS', 'PLACES', 'LADDER', 'ALONE
 
 # %% ../../nbs/experiments/losses.ipynb #9d05d834
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 
@@ -17,16 +17,18 @@ from ..gauges import held_out_pairs, retrieval_gauge
 from ..miniature import BASE, BERT, SECOND, UNSEEN, cell, second_start
 from ..mining import mine
 from ..stages import triple_batches
+from . import model_size
 
 # %% ../../nbs/experiments/losses.ipynb #6325b8f0
 RUNGS = ('vanilla', 'symmetric', '+qq', '+dd', 'improved')   # of chapter 04, the paper's at the end
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)           # at the base's batch size
 SIZES = (32, 128, 512, 2048)                                 # pairs of a batch, at the base's temperature
 PAIRS = 51_200                                               # that each of these arms sees
-PLACES = dict({f'temperature {t:g}': replace(BASE, temperature=t) for t in TEMPERATURES}, **{'stage 2': SECOND}, **{f'batch {n}': replace(BASE, batch_size=n, steps=PAIRS//n) for n in SIZES}, bert=BERT)
+PLACES = dict({f'temperature {t:g}': replace(BASE, temperature=t) for t in TEMPERATURES}, **{'stage 2': SECOND}, **{f'batch {n}': replace(BASE, batch_size=n, steps=PAIRS//n) for n in SIZES},
+    **{'bert': BERT, 'new layers/bert': replace(model_size.SMALL, layers=2, hidden_size=128, steps=400)})
 LADDER = {'τ = 0.05': 'temperature 0.05', 'τ = 0.01': 'temperature 0.01', 'stage 2': 'stage 2'}   # the places where its steps are compared
 ALONE = '+dd without +qq'                                    # in these places, for the question which comparison counts
-RECIPES = ({f'{loss}/{place}': replace(recipe, loss=loss) for place, recipe in PLACES.items() for loss in RUNGS if place != 'bert' or loss in ('vanilla', 'improved')}
+RECIPES = ({f'{loss}/{place}': replace(recipe, loss=loss) for place, recipe in PLACES.items() for loss in RUNGS if not place.endswith('bert') or loss in ('vanilla', 'improved')}
     | {f'{ALONE}/{place}': replace(PLACES[place], loss=ALONE) for place in LADDER.values()})
 ARMS, MOST = tuple(RECIPES), {arm: 3 for arm in RECIPES if arm.endswith('/bert')}
 
@@ -44,7 +46,8 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train with a loss, on unseen domains look what it has learnt."
     exams = dict(unseen=UNSEEN, backwards=lambda embedder: [gauge(embedder) for gauge in backwards(20 if tiny else 300)])
-    return cell(RECIPES[arm], seed, *((second_start, triple_batches) if RECIPES[arm].stage == 2 else ()), exams=exams, tiny=tiny)
+    how = (second_start, triple_batches) if RECIPES[arm].stage == 2 else (partial(model_size.begin, tiny=tiny),) if RECIPES[arm].layers else ()
+    return cell(RECIPES[arm], seed, *how, exams=exams, tiny=tiny)
 
 # %% ../../nbs/experiments/losses.ipynb #5c92d868
 def claims(
@@ -53,7 +56,8 @@ def claims(
     "The paper's loss ablation, after stage 1, after stage 2, and on a transformer."
     asked = {'the improved loss beats vanilla InfoNCE after stage 1': {'at τ 0.05': 'temperature 0.05', "at the paper's τ 0.01": 'temperature 0.01'},
              'the improved loss beats vanilla InfoNCE after stage 2': {'static': 'stage 2'},
-             'the improved loss beats vanilla InfoNCE on a transformer': {'stage 1': 'bert'}}
+             'the improved loss beats vanilla InfoNCE on a transformer of new layers': {'stage 1': 'new layers/bert'},
+             'the improved loss beats vanilla InfoNCE on layers of all-MiniLM-L6-v2': {'stage 1': 'bert'}}
     arms = set(rows['arm'])
     return [Claim(paper, {name: compare(rows, f'improved/{place}', f'vanilla/{place}', 'unseen') for name, place in places.items()})
             for paper, places in asked.items() if all(f'{loss}/{place}' in arms for place in places.values() for loss in ('improved', 'vanilla'))]

@@ -7,13 +7,14 @@ __all__ = ['WIDTHS', 'SHAPES', 'SMALL', 'COMPUTE', 'RECIPES', 'ARMS', 'MOST', 'o
 
 # %% ../../nbs/experiments/model_size.ipynb #0b80b209
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import torch
 
 from ..embedder import Embedder
 from ..experiments import Claim, compare
-from ..miniature import BASE, best_rate, cell, stage1, start
+from ..miniature import BASE, best_rate, cell, stage1
 from ..warmup import new_bert
 
 # %% ../../nbs/experiments/model_size.ipynb #51097bd6
@@ -37,11 +38,13 @@ ARMS, MOST = tuple(RECIPES), {arm: 3 for arm in RECIPES if arm.endswith('/bert')
 def begin(
     recipe, # of a BERT from scratch
     seed: int, # of its layers
-    first=None, # recipe of the static encoder that lends its token vectors; None: the base setting's stage 1 at the same width
+    tiny: bool = False, # whether the token vectors have learnt two steps only, for tests
 ) -> Embedder: # random layers on token vectors that have been trained
     "A new BERT whose embeddings are those of a static encoder after stage 1."
     embedder = new_bert(Embedder.load().tokenizer, recipe.layers, recipe.hidden_size, recipe.max_length, seed)
-    trained = Embedder.load(stage1(seed, first or replace(BASE, hidden_size=recipe.hidden_size))).encoder.embedding.weight
+    first = replace(BASE, hidden_size=recipe.hidden_size)
+    if tiny: first = replace(first, sources=('news_lead',), batch_size=16, steps=2)
+    trained = Embedder.load(stage1(seed, first)).encoder.embedding.weight
     with torch.no_grad(): embedder.encoder.embeddings.word_embeddings.weight.copy_(trained)
     return embedder
 
@@ -52,10 +55,9 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train an encoder of a size."
     recipe = RECIPES[arm]
-    def lent(recipe, seed): return begin(recipe, seed, replace(BASE, hidden_size=recipe.hidden_size, sources=('news_lead',), batch_size=16, steps=2) if tiny else None)
-    if not recipe.layers or tiny: return cell(recipe, seed, lent if recipe.layers else start, tiny=tiny)
-    rate, _ = best_rate(replace(recipe, steps=SMALL.steps), lent)             # of a shape, at equal steps
-    return cell(replace(recipe, learning_rate=rate), seed, lent, tuned=False)
+    if not recipe.layers: return cell(recipe, seed, tiny=tiny)
+    rate = recipe.learning_rate if tiny else best_rate(replace(recipe, steps=SMALL.steps), begin)[0]             # of a shape, at equal steps
+    return cell(replace(recipe, learning_rate=rate), seed, partial(begin, tiny=tiny), tuned=False, tiny=tiny)
 
 # %% ../../nbs/experiments/model_size.ipynb #eb84b9c2
 def shapes(
