@@ -6,6 +6,7 @@
 __all__ = ['OUTSIDE', 'ARMS', 'MOST', 'PEERS', 'tasks', 'model', 'run', 'against_peer', 'gained', 'claims']
 
 # %% ../../nbs/experiments/out_of_distribution.ipynb #49265924
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -23,8 +24,8 @@ from ..tasks import DOMAINS, find_tasks
 # %% ../../nbs/experiments/out_of_distribution.ipynb #eecc2a0c
 OUTSIDE = ('CoSQA', 'STSBenchmark', 'Banking77', 'MRPC', 'JavaScript: JSDoc → function', 'JavaScript: JSDoc → function (names masked)', 'Perl: POD → sub', 'Perl: POD → sub (names masked)',
            *(DOMAINS[source] for source in ('title_abstract', 'section_text', 'bookmark_note')))   # tasks of chapter 09b
-ARMS = ('random vectors', 'stage 1', 'stage 1 + 2', 'stage 1/bert', 'stage 1 + 2/bert', 'start/bert')
-MOST = {'stage 1/bert': 3, 'stage 1 + 2/bert': 3, 'start/bert': 1}
+ARMS = ('random vectors', 'stage 1', 'stage 1 + 2', 'random vectors/1024', 'stage 1/1024', 'stage 1/bert', 'stage 1 + 2/bert', 'start/bert')   # after the stroke: how wide a static encoder is, or that it is a transformer
+MOST = {arm: 1 if arm == 'start/bert' else 3 for arm in ARMS if '/' in arm}
 
 @cache
 def tasks(
@@ -39,8 +40,8 @@ def model(
     tiny: bool = False, # for tests
 ) -> Embedder:
     "Before training, after stage 1, after both."
-    what, _, bert = arm.partition('/')
-    first, second = (BERT, BERT_SECOND) if bert else (BASE, SECOND)
+    what, _, kind = arm.partition('/')
+    first, second = (BERT, BERT_SECOND) if kind == 'bert' else (replace(BASE, hidden_size=int(kind or BASE.hidden_size)), SECOND)
     if tiny: first, second = shrunk(first), shrunk(second)
     if what in ('random vectors', 'start'): embedder = start(first, seed)
     elif what == 'stage 1': embedder = Embedder.load(stage1(seed, first))
