@@ -31,7 +31,8 @@ KINDS = {   # how the negatives of an arm are found: scorer, how many, arguments
     'random x3': ('random', 3, {}), 'random x7': ('random', 7, {}), 'model x3': ('model', 3, dict(range_max=20)), 'model x7': ('model', 7, dict(range_max=20)),
     'model rank 20 to 100': ('model', 1, dict(range_min=20, range_max=100)), 'model rank 100 to 500': ('model', 1, dict(range_min=100, range_max=500)),
     'model unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)), 'model x7 unmasked': ('model', 7, dict(range_max=20, absolute_margin=None)),
-    'random at 0.01': ('random', 1, {}), 'model at 0.01': ('model', 1, dict(range_max=20))}   # at another temperature than the base's
+    'random at 0.01': ('random', 1, {}), 'model at 0.01': ('model', 1, dict(range_max=20)),      # at another temperature than the base's
+    'random in 8': ('random', 1, {}), 'model in 8': ('model', 1, dict(range_max=20))}            # in smaller batches
 TASKS = dict(dictionary='headword_example', code='docstring_code')
 ARMS = (*(f'{kind}/{task}' for task in TASKS for kind in KINDS), *(f'{kind}/code/bert' for kind in ('none', 'random', 'model', 'bm25')))
 MOST = {arm: 3 for arm in ARMS if arm.endswith('/bert')}
@@ -94,7 +95,8 @@ def run(
             return Batch([ids[0][row] for row in rows], [ids[1][row] for row in rows], negatives or None)
         return batch_at
     batches.__name__ = f'{kind} of {ROWS}'
-    recipe = replace(base, sources=(source,), temperature=float(kind.partition(' at ')[2] or base.temperature))
+    batch = int(kind.partition(' in ')[2] or base.batch_size)
+    recipe = replace(base, sources=(source,), temperature=float(kind.partition(' at ')[2] or base.temperature), batch_size=batch, steps=base.steps*base.batch_size//batch)
     exams = dict(own=(source,), crowd=crowd(source, size, 20 if tiny else 300), unseen=tuple(s for s in UNSEEN if s != source))
     return cell(recipe, seed, start if tiny else second_start, batches, exams, tiny=tiny)
 
