@@ -15,7 +15,7 @@ from ..miniature import BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, sec
 from ..stages import TRIPLES, triple_batches
 
 # %% ../../nbs/experiments/sources.ipynb #e6bbd23d
-ARMS = ('largest 1', 'largest 2', 'largest 5', 'largest 5 + 5 random', 'all 16', *(f'{n} of 4 groups' for n in (1, 2, 4)), 'largest 1/bert', 'largest 5/bert', 'all 16/bert')
+ARMS = ('largest 1', 'largest 2', 'largest 5', 'largest 5 + 5 random', 'all 16', *(f'{n} of 4 groups' for n in (1, 2, 4)), 'largest 5/1600', 'all 16/1600', 'largest 1/bert', 'largest 5/bert', 'all 16/bert', 'largest 5/200/bert', 'all 16/200/bert')   # after the stroke: steps, where they are not the base's
 MOST = {arm: 3 for arm in ARMS if arm.endswith('/bert')}
 
 def chosen(
@@ -36,7 +36,8 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train on some of the sources, look at the unseen domains and at every source."
     base = SECOND if 'groups' in arm else BERT if arm.endswith('/bert') else BASE
-    return cell(replace(base, sources=chosen(arm, seed)), seed, *((second_start, triple_batches) if base is SECOND else ()), exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
+    steps = next((int(part) for part in arm.split('/') if part.isdigit()), base.steps)
+    return cell(replace(base, sources=chosen(arm, seed), steps=steps), seed, *((second_start, triple_batches) if base is SECOND else ()), exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
 
 # %% ../../nbs/experiments/sources.ipynb #37da2d0f
 def claims(
