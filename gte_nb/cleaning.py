@@ -102,7 +102,8 @@ def _bigram_sets(texts):
     "Sorted distinct numbers: the place of the text in the upper 20 bits, 44 bits of the bigram's hash below."
     words = _read(texts)
     owner = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(words.first) + 1)
-    return np.unique(owner << np.uint64(44) | _bigrams(words)[0] >> np.uint64(20))
+    keys = np.sort(owner << np.uint64(44) | _bigrams(words)[0] >> np.uint64(20))    # what np.unique does, which hashes first and takes many times as long
+    return keys[np.r_[True, keys[1:] != keys[:-1]][:len(keys)]]
 
 def jaccard(
     texts: list[str], # n texts

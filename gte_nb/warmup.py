@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus, cache_folder, complain, from_files, runs_folder
-from .embedder import SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash, train_tokenizer
+from .embedder import SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash, train_tokenizer, wrap_texts
 from .encoder import Encoder, EncoderConfig
 from .gradient_cache import CHUNK_TOKENS, processes, seed_dropout
 from .mining import mine
@@ -49,13 +49,14 @@ def corpus_tokenizer(
     special_tokens: bool = False, # whether texts are wrapped in [CLS] … [SEP]
 ) -> Tokenizer:
     "The vocabulary trained on a corpus, cached on disk."
-    about = json.dumps([corpus.fingerprint, sources, clean, vocab_size, special_tokens])
+    about = json.dumps([corpus.fingerprint, sources, clean, vocab_size])
     file = cache_folder()/'tokenizers'/f'{hashlib.sha256(about.encode()).hexdigest()[:16]}.json'
     if not file.exists():
         texts = [text for source in sources for column in ('query', 'document') for text in training_pairs(corpus, source, clean)[column]]
         file.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer(texts, vocab_size, special_tokens).save(str(file))
-    return Tokenizer.from_file(str(file))
+        train_tokenizer(texts, vocab_size, special_tokens=False).save(str(file))
+    tokenizer = Tokenizer.from_file(str(file))
+    return wrap_texts(tokenizer) if special_tokens else tokenizer
 
 def new_bert(
     tokenizer: Tokenizer, # wraps texts in [CLS] … [SEP]
