@@ -232,15 +232,18 @@ def item_scores(
 
 def compare(
     rows: 'pd.DataFrame', # recorded
-    ours: str, # an arm
-    theirs: str, # another
+    ours: str|tuple, # an arm, or a pair: what the first has over the second
+    theirs: str|tuple, # another
     metric: str, # whose rows have ranks
     part: int|tuple[int, ...]|None = None, # of the test, or several; None: all of them
-) -> np.ndarray: # (seeds, queries) ours − theirs, on the seeds that both have
-    "What `bootstrap` and `holm` ask for. Raises ValueError when the two have no seed in common, or no ranks."
-    a, b = (item_scores(rows, arm, metric, part) for arm in (ours, theirs))
-    if not len(seeds := a.index.intersection(b.index)): raise ValueError(f'{ours} and {theirs} have no seed in common')
-    return (a.loc[seeds] - b.loc[seeds]).to_numpy()
+) -> np.ndarray: # (seeds, queries) ours − theirs, on the seeds that all have
+    "What `bootstrap` and `holm` ask for. Raises ValueError when the arms have no seed in common, or no ranks."
+    def scores(arm):
+        if isinstance(arm, str): return item_scores(rows, arm, metric, part)
+        a, b = map(scores, arm)
+        if not len(seeds := a.index.intersection(b.index)): raise ValueError(f'{arm[0]} and {arm[1]} have no seed in common')
+        return a.loc[seeds] - b.loc[seeds]
+    return scores((ours, theirs)).to_numpy()
 
 def holm(
     differences: dict, # name → (n,) or (seeds, n) paired differences

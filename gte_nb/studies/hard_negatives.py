@@ -105,7 +105,7 @@ def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
     "Stage 2 gives each query a hard negative: one that the model takes for near, against a random one, on the task itself."
-    asked = {'a hard negative beats a random one in stage 2': tuple(TASKS), 'the same on a transformer': ('code/bert',)}
+    asked = {'a hard negative beats a random one in stage 2': tuple(TASKS), 'a hard negative beats a random one in stage 2 of a transformer': ('code/bert',)}
     arms = set(rows['arm'])
     return [Claim(paper, {place.removesuffix('/bert'): compare(rows, f'model/{place}', f'random/{place}', 'own') for place in places})
             for paper, places in asked.items() if all(f'{kind}/{place}' in arms for place in places for kind in ('model', 'random'))]

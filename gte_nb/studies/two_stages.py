@@ -40,6 +40,6 @@ def claims(
     "The paper's stage ablation, stage 1 + 2 > stage 1 alone > stage 2 alone, at the base setting; and on a transformer."
     first, both = f'stage 1/{BASE.steps}', f'both/{BASE.steps}'
     asked = {'stage 1 + stage 2 beats stage 1 alone': {'static encoder': (both, first)}, 'stage 1 alone beats stage 2 alone': {'static encoder': (first, 'stage 2')},
-             'the same order on a transformer': {'both − stage 1': ('both/bert', 'stage 1/bert'), 'stage 1 − stage 2': ('stage 1/bert', 'stage 2/bert')}}
+             'both stages beat stage 1, and stage 1 beats stage 2, on a transformer': {'both − stage 1': ('both/bert', 'stage 1/bert'), 'stage 1 − stage 2': ('stage 1/bert', 'stage 2/bert')}}
     arms = set(rows['arm'])
     return [Claim(paper, {name: compare(rows, ours, theirs, 'unseen') for name, (ours, theirs) in pairs.items()}) for paper, pairs in asked.items() if arms >= {arm for pair in pairs.values() for arm in pair}]
