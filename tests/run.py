@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 300  # seconds for one child process
+LIMIT = 600  # seconds for one child process
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 WORKERS = min(2, CORES)  # checks that run side by side
 RUNNING = set()  # child processes
