@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from fastcore.docments import docments
 
+from .cleaning import sorted_unique
 from .corpus import Corpus, cache_folder, complain, runs_folder
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash
 from .encoder import StaticEncoder
@@ -106,8 +107,7 @@ def inverse_document_frequency(
     counts = np.zeros(vocab_size)
     for table in tables:
         text = np.repeat(np.arange(len(table)), np.diff(table.ends, prepend=0))
-        both = np.sort(text * vocab_size + table.flat)                       # np.unique hashes first, 15 times as long
-        counts += np.bincount(both[np.diff(both, prepend=-1) > 0] % vocab_size, minlength=vocab_size)
+        counts += np.bincount(sorted_unique(text * vocab_size + table.flat) % vocab_size, minlength=vocab_size)
     return np.log(sum(map(len, tables)) / np.maximum(counts, 1)).clip(0.1)
 
 def chosen_sources(
