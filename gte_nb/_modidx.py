@@ -286,6 +286,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'gte_nb.experiments.holm': ('experiments.html#holm', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.item_scores': ('experiments.html#item_scores', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.lines_of': ('experiments.html#lines_of', 'gte_nb/experiments.py'),
+                                    'gte_nb.experiments.planned': ('experiments.html#planned', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.points': ('experiments.html#points', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.recorded_rows': ('experiments.html#recorded_rows', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.run_experiment': ('experiments.html#run_experiment', 'gte_nb/experiments.py'),
