@@ -54,9 +54,9 @@ def claims(
 ) -> list[Claim]:
     "Bigger batches are better; there is a plateau."
     found = []
-    for equal in ('steps', 'pairs'):
-        arms = sizes(rows, equal)
+    for equal, bert in (('steps', False), ('pairs', False), ('pairs', True)):
+        arms = sizes(rows, equal, bert)
         if len(arms) > 2:
             middle = list(arms)[len(arms)//2]
-            found.append(Claim(f'bigger batches are better, at equal {equal}', {f'{list(arms)[0]:,} → {middle:,}': compare(rows, arms[middle], list(arms.values())[0], 'unseen'), f'{middle:,} → {list(arms)[-1]:,}': compare(rows, list(arms.values())[-1], arms[middle], 'unseen')}))
+            found.append(Claim(f'bigger batches are better, at equal {equal}' + ' (transformer)'*bert, {f'{list(arms)[0]:,} → {middle:,}': compare(rows, arms[middle], list(arms.values())[0], 'unseen'), f'{middle:,} → {list(arms)[-1]:,}': compare(rows, list(arms.values())[-1], arms[middle], 'unseen')}))
     return found
