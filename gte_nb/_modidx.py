@@ -696,6 +696,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                         'gte_nb.studies.scaling.Line.at': ('experiments/scaling.html#line.at', 'gte_nb/studies/scaling.py'),
                                         'gte_nb.studies.scaling.Line.exponent': ( 'experiments/scaling.html#line.exponent',
                                                                                   'gte_nb/studies/scaling.py'),
+                                        'gte_nb.studies.scaling.Line.off': ( 'experiments/scaling.html#line.off',
+                                                                             'gte_nb/studies/scaling.py'),
                                         'gte_nb.studies.scaling.Line.surprise': ( 'experiments/scaling.html#line.surprise',
                                                                                   'gte_nb/studies/scaling.py'),
                                         'gte_nb.studies.scaling.extrapolated': ( 'experiments/scaling.html#extrapolated',

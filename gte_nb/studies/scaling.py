@@ -48,7 +48,7 @@ AXES = {
 
 def resampled_errors(
     scores: dict[float, pd.DataFrame], # x → a row per seed, a column per query
-    draws: int = 500, # resamples
+    draws: int = 1000, # resamples
 ) -> tuple[np.ndarray, np.ndarray]: # (points,) errors; (draws, points) errors of resamples
     "1 − mean score, of all seeds and queries, and of resampled ones: the same for each point. Raises ValueError when the points have no seed in common."
     seeds = sorted(set.intersection(*(set(table.index) for table in scores.values())))
@@ -98,6 +98,15 @@ class Line:
         "What the line says."
         fit, many = power_law(self.x, self.error), power_law(self.x, self.resampled)
         return float(predicted(fit, x)), *map(float, np.quantile(predicted(many, x), (0.025, 0.975)))
+
+    def off(self) -> int: # points
+        "How many do not lie on the line: their residuals, resampled together, differ from 0 at level 0.05/points (Bonferroni)."
+        def residuals(error):
+            b, a = power_law(self.x, error)
+            return np.log(error) - (a[..., None] - b[..., None] * np.log(self.x))
+        tail = 0.025 / len(self.x)
+        low, high = np.quantile(residuals(self.resampled), (tail, 1 - tail), axis=0)
+        return int(((low > 0) | (high < 0)).sum())
 
     def surprise(self) -> tuple[float, float, float]: # measured − predicted, low, high
         "The error at the largest point, minus what the line through the others says there; resampled together."
