@@ -344,8 +344,8 @@ def arm_table(
     for arm, found in rows.groupby('arm', sort=False):
         first, middle = found[found['metric'] == metric].iloc[0], found.groupby('metric')['value'].median()
         mean, low, high = bootstrap(item_scores(found, arm, metric).to_numpy())
-        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': float(f"{middle['rate']:.2g}"), 'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
-    return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm').round({'MRR@10': 4, 'low': 4, 'high': 4, 'seconds': 1})
+        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': middle['rate'], 'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
+    return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm')
 
 def costs(
     rows: 'pd.DataFrame', # recorded, of an experiment of this package

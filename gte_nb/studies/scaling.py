@@ -101,11 +101,8 @@ class Line:
 
     def off(self) -> int: # points
         "How many do not lie on the line: their residuals, resampled together, differ from 0 at level 0.05/points (Bonferroni)."
-        def residuals(error):
-            b, a = power_law(self.x, error)
-            return np.log(error) - (a[..., None] - b[..., None] * np.log(self.x))
-        tail = 0.025 / len(self.x)
-        low, high = np.quantile(residuals(self.resampled), (tail, 1 - tail), axis=0)
+        law, tail = power_law(self.x, self.resampled), 0.025 / len(self.x)
+        low, high = np.quantile(self.resampled - np.stack([predicted(law, x) for x in self.x], axis=1), (tail, 1 - tail), axis=0)
         return int(((low > 0) | (high < 0)).sum())
 
     def surprise(self) -> tuple[float, float, float]: # measured − predicted, low, high
