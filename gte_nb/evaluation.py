@@ -127,7 +127,8 @@ def bootstrap(
     "Mean with its interval over queries, and over seeds where there are several (hierarchical, Davison and Hinkley 1997)."
     values, rng = np.atleast_2d(values), np.random.default_rng(seed)
     n_seeds, n = values.shape
-    means = [values[rng.integers(n_seeds, size=n_seeds)].mean(0)[rng.integers(n, size=n)].mean() for _ in range(draws)]
+    def shares(): return np.bincount(rng.integers(n_seeds, size=n_seeds), minlength=n_seeds) / n_seeds      # of a resample's seeds
+    means = [(shares() @ values)[rng.integers(n, size=n)].mean() for _ in range(draws)]
     return float(values.mean()), *map(float, np.quantile(means, ((1 - level)/2, (1 + level)/2)))
 
 def difference(

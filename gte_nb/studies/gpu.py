@@ -82,10 +82,10 @@ def _rows(**numbers): return [dict(step=0, metric=name.replace('_', ' '), value=
 def new_encoder(
     shape: str, # layers x width
     tokens, # whose vocabulary it has
-    tiny: bool = False, # two layers of 64 instead
+    tiny: bool = False, # a layer of 64 instead
 ) -> Embedder: # random weights, no dropout
     "A BERT of a shape, with heads 64 wide."
-    layers, width = (2, 64) if tiny else map(int, shape.split('x'))
+    layers, width = (1, 64) if tiny else map(int, shape.split('x'))
     config = EncoderConfig(tokens.tokenizer.get_vocab_size(), width, layers, width//64, 4*width, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     return Embedder(Encoder(config), tokens.tokenizer, 128)
 
