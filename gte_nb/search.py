@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.script import call_parse
 
 from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
+from .mining import mine
 
 # %% ../nbs/11_search.ipynb #f5c07153
 def searchable(

@@ -99,9 +99,17 @@ def check_wheel(work):
     child(sys.executable, "-m", "pip", f"--python={python}", "install", "--no-deps", "--no-index", wheel, cwd=outside)
     (packages/"dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))))
     child(python, "-c", f"""if True:
-        import importlib, importlib.resources, pathlib, pkgutil, {LIB}
+        import builtins, dis, importlib, importlib.resources, pathlib, pkgutil, types, {LIB}
+        def of(code, order):
+            yield from (step.argval for step in dis.get_instructions(code) if step.opname == order)
+            for part in code.co_consts:
+                if isinstance(part, types.CodeType): yield from of(part, order)
         assert pathlib.Path({LIB}.__file__).is_relative_to({str(work)!r}), f'{{{LIB}.__file__}} is imported instead of the wheel'
-        for module in pkgutil.iter_modules({LIB}.__path__): importlib.import_module(f'{LIB}.{{module.name}}')
+        for found in pkgutil.walk_packages({LIB}.__path__, '{LIB}.'):
+            module = importlib.import_module(found.name)
+            code = compile(pathlib.Path(module.__file__).read_bytes(), module.__file__, 'exec')
+            missing = {{*of(code, 'LOAD_GLOBAL')}} - {{*of(code, 'STORE_GLOBAL'), *vars(module), *vars(builtins)}}
+            assert not missing, f'{{found.name}} lacks what its functions use: {{missing}}; a cell that is not exported defines it'
         assert (importlib.resources.files('{LIB}')/'data'/'corpus-packages.csv').is_file()""", cwd=outside)
     for command in settings["console_scripts"].split(): child(work/"env/bin"/command.split("=")[0], "--help", cwd=outside)
 
