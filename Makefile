@@ -54,7 +54,7 @@ reproduce: $(STAMP) ## mine, train both stages, evaluate, search: the whole path
 	$(BIN)/gte_finetune --recipe $(RECIPE) --seed $(SEED) --init $(RUN)/stage1 --out $(RUN)/stage2
 	$(BIN)/gte_evaluate $(RUN)/stage1 $(RUN)/stage2 bm25 all-MiniLM-L6-v2 --tasks "packages; packages (names masked)" --out $(RUN)/evaluation
 	$(BIN)/gte_search "read a csv file in chunks" --model $(RUN)/stage2 --packages python,numpy,pandas
-	@echo; echo "What to open next: the charts $(RUN)/stage1/loss.png, $(RUN)/stage2/loss.png and $(RUN)/evaluation/scores.png,"; \
+	@echo; echo "What to open next: the charts $(RUN)/stage1/run.png, $(RUN)/stage2/run.png and $(RUN)/evaluation/scores.png,"; \
 	echo "the book with: make lab, and your own searches with: $(BIN)/gte_search \"run a command with a timeout\" --model $(RUN)/stage2"; \
 	echo "More tasks: $(BIN)/gte_evaluate $(RUN)/stage2 --tasks all"
 
