@@ -143,6 +143,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.corpus.from_files': ('corpus.html#from_files', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.kept': ('corpus.html#kept', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.load': ('corpus.html#load', 'gte_nb/corpus.py'),
+                               'gte_nb.corpus.new_figure': ('corpus.html#new_figure', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.normalise': ('corpus.html#normalise', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.progress_bar': ('corpus.html#progress_bar', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.registry': ('corpus.html#registry', 'gte_nb/corpus.py'),

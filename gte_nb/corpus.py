@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_CHARS', 'SPLITS', 'MAX_TEXT', 'READER', 'LONE_SURROGATE', 'checkout', 'data_folder', 'cache_folder',
-           'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar', 'written_aside', 'kept',
+           'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar', 'new_figure', 'written_aside', 'kept',
            'report_unread', 'complain', 'Row', 'squeeze', 'normalise', 'registry', 'load', 'fingerprint', 'Corpus',
            'from_files']
 
@@ -64,6 +64,19 @@ def progress_bar(
     terminal = sys.stderr.isatty()
     silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)     # not given: TQDM_DISABLE=1 has the word
     return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, **silent)
+
+def new_figure(
+    width: float, # inches
+    height: float, # inches
+) -> 'Figure': # of matplotlib
+    "A figure that needs no display; a notebook shows it when it is a cell's value, whether pyplot has been used or not."
+    from matplotlib.figure import Figure
+    figure = Figure(figsize=(width, height), layout='constrained')
+    def png():
+        figure.savefig(out := io.BytesIO(), format='png', dpi=80)
+        return out.getvalue()
+    figure._repr_png_ = png
+    return figure
 
 @contextmanager
 def written_aside(

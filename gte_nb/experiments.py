@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from fastcore.script import call_parse
 
-from .corpus import complain, data_folder, results_folder, runs_folder
+from .corpus import complain, data_folder, new_figure, results_folder, runs_folder
 from .sharing import provenance
 from .mining import mine
 
@@ -321,8 +321,7 @@ def draw_differences(
     unit: str = 'difference of MRR@10 × 100, 95% intervals that hold together', # of the axis
 ) -> 'Figure': # of matplotlib
     "A dot with its interval for each comparison: green above 0, red below, grey where one cannot tell."
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(7.5, 1.1 + 0.32*len(found)), layout='constrained')
+    figure = new_figure(7.5, 1.1 + 0.32*len(found))
     axis = figure.subplots()
     for place, (mean, low, high) in enumerate(found.values()):
         axis.errorbar(100*mean, place, xerr=[[100*(mean - low)], [100*(high - mean)]], fmt='o', ms=5, capsize=3, color='#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999')

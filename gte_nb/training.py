@@ -10,7 +10,6 @@ __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'LOG', 'learning_rate_at', 'f
 import csv, json, os, shutil, signal, sys, threading, warnings
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 from torch.nn.utils import get_total_norm
 
 from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked, save_checkpoint
-from .corpus import progress_bar
+from .corpus import new_figure, progress_bar
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
 from .gradient_cache import Batch, backward, drop_tokens, largest, processes, sum_gradients
@@ -75,8 +74,7 @@ def draw_run(
     title: str = '', # of the chart
 ) -> 'Figure': # of matplotlib
     "Draw a run: its loss, and how its gauges have changed."
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(9 if len(gauges) else 7, 3.2), layout='constrained')
+    figure = new_figure(9 if len(gauges) else 7, 3.2)
     axes = figure.subplots(1, 1 + bool(len(gauges)), squeeze=False)[0]
     taken = log[log['skipped'] == 0]
     axes[0].plot(taken['step'], taken['loss'], color='#56B4E9', lw=0.7, label='each batch')
@@ -118,10 +116,10 @@ class _Watch:
     def draw(self, log, gauges):
         import pandas as pd
         from IPython.display import Image, display
-        start, png = perf_counter(), BytesIO()
+        start = perf_counter()
         log, gauges = pd.DataFrame(log), pd.DataFrame(gauges)
-        draw_run(log, gauges, f'{self.name}: step {len(log)} of {self.steps}, loss {log.loss.iloc[-20:].mean():.2f}, {log.pairs.sum()/log.seconds.iloc[-1]:.0f} pairs per second').savefig(png, format='png', dpi=80)
-        image = Image(png.getvalue())
+        figure = draw_run(log, gauges, f'{self.name}: step {len(log)} of {self.steps}, loss {log.loss.iloc[-20:].mean():.2f}, {log.pairs.sum()/log.seconds.iloc[-1]:.0f} pairs per second')
+        image = Image(figure._repr_png_())
         if self.chart: self.chart.update(image)
         else: self.chart = display(image, display_id=True)
         self.next_chart = perf_counter() + max(2, 50*(perf_counter() - start))       # at most two percent of the time
