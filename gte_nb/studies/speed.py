@@ -197,11 +197,12 @@ def step_work(contestant, n, seed, dropout):
 def laptop(
     n: int, # pairs
     tokens: int|None = None, # of each text; None: as the recipe cuts them
-) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; batches are smaller for a handful of pairs
+) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; for a handful of pairs, smaller batches of its smallest source
     "What a whole run does with n pairs."
     recipe = RECIPES['laptop'][0]
     size = min(recipe.batch_size, max(1, n//2))
-    return replace(recipe, batch_size=size, steps=n//size, query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
+    sources = recipe.sources if n >= recipe.batch_size else ('see_also',)
+    return replace(recipe, sources=sources, batch_size=size, steps=n//size, query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
 
 @cache
 def texts_in_order(
