@@ -1,4 +1,4 @@
-"""Every check of `make test`: the export, the notebooks, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`."""
+"""Every check of `make test`: the export, the notebooks, the tables of cases, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`."""
 import configparser, filecmp, os, shutil, signal, subprocess, sys, tempfile, time, venv, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -143,12 +143,19 @@ def check_notebook(path):
     if "FINISHED" not in text: raise Failure("the process ended before the notebook did")
     return [line[9:] for line in text.splitlines() if line.startswith("SKIPPED: ")]
 
+def check_cases(path):
+    "One table of cases, `tests/test_*.py`, run by pytest; returns what it skipped."
+    text = child(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", path, cwd=ROOT/"tests")
+    return [line.removeprefix("SKIPPED ") for line in text.splitlines() if line.startswith("SKIPPED ")]
+
 def main():
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
+    cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
     checks = [("export: the modules match the notebooks", check_export, None), ("clean: the notebooks hold no stray metadata", check_clean, None),
-              ("readme: README.md matches the index", check_readme, None), *chapters, ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
+              ("readme: README.md matches the index", check_readme, None), *chapters, *cases,
+              ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
     passed, failed, skipped = 0, [], []
     if not chapters: failed.append(f"no notebook in {NBS}/")
     def run(name, check, path):
