@@ -415,6 +415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.mining._write_part': ('mining.html#_write_part', 'gte_nb/mining.py'),
                                'gte_nb.mining.gte_mine': ('mining.html#gte_mine', 'gte_nb/mining.py'),
                                'gte_nb.mining.mine': ('mining.html#mine', 'gte_nb/mining.py'),
+                               'gte_nb.mining.open_corpus': ('mining.html#open_corpus', 'gte_nb/mining.py'),
                                'gte_nb.mining.package_list': ('mining.html#package_list', 'gte_nb/mining.py'),
                                'gte_nb.mining.split_within': ('mining.html#split_within', 'gte_nb/mining.py'),
                                'gte_nb.mining.unlike_recorded': ('mining.html#unlike_recorded', 'gte_nb/mining.py')},
@@ -889,6 +890,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.warmup.mask_tokens': ('warmup.html#mask_tokens', 'gte_nb/warmup.py'),
                                'gte_nb.warmup.masked_gradient': ('warmup.html#masked_gradient', 'gte_nb/warmup.py'),
                                'gte_nb.warmup.new_bert': ('warmup.html#new_bert', 'gte_nb/warmup.py'),
-                               'gte_nb.warmup.open_corpus': ('warmup.html#open_corpus', 'gte_nb/warmup.py'),
                                'gte_nb.warmup.training_pairs': ('warmup.html#training_pairs', 'gte_nb/warmup.py'),
                                'gte_nb.warmup.warm_up': ('warmup.html#warm_up', 'gte_nb/warmup.py')}}}

@@ -23,14 +23,14 @@ from .cleaning import sorted_unique
 from .corpus import Corpus, cache_folder, complain, runs_folder
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash
 from .encoder import StaticEncoder
-from .mining import mine
+from .mining import mine, open_corpus
 from .negatives import mine_hard_negatives
 from .sampler import MixtureSampler
 from .sharing import weights_hash, write_card
 from .gauges import held_out_gauges, signatures
 from .gradient_cache import Batch, processes
 from .training import draw_run, finished_run, train
-from .warmup import corpus_tokenizer, new_bert, open_corpus, training_pairs
+from .warmup import corpus_tokenizer, new_bert, training_pairs
 
 # %% ../nbs/08_stages.ipynb #c0f7944a
 @dataclass(frozen=True)
