@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -266,7 +267,8 @@ class Corpus:
 
 # %% ../nbs/01_corpus.ipynb #eef25b8b
 MAX_TEXT = 1_000_000   # characters; whoever has longer texts has not cut their documents into passages
-READER = 1   # raise it when the rules below change: corpora made by older rules are then read again
+READER = 2   # raise it when the rules below change: corpora made by older rules are then read again
+_SIDES = ('query', 'document', 'anchor', 'positive')
 _SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet')
 LONE_SURROGATE = re.compile('[\ud800-\udfff]')   # half of a character pair: a str can hold it, UTF-8 and tokenizers cannot
 
@@ -304,19 +306,63 @@ def _json_rows(path):
             yield number, None, record
     if seen and not complete: _check_columns(seen, path)
 
-def _csv_rows(path, delimiter):
+_PLAIN = "or read the file with quoting='none', which takes quotation marks for plain characters"
+
+def _row_like(line, delimiter, header):
+    """Whether a line could be a row of its own: as many fields as the header, the query and the document not blank,
+    and beginning right behind the delimiter, which they do not in code and prose: a blank follows each comma there."""
+    if line.count(delimiter) != len(header) - 1: return False
+    fields = zip(header, line.rstrip('\r\n').split(delimiter))
+    return all(field.strip(' "') and not field[0].isspace() for name, field in fields if name in _SIDES)
+
+def _csv_values(path, file, delimiter, quoting):
+    "(values, lines) of each row, the header first. Refuses marks that no writer of CSV leaves behind."
+    lines = []                                                              # that the row consists of
+    how = dict(quoting=csv.QUOTE_NONE) if quoting == 'none' else dict(strict=True)
+    rows = csv.reader((lines.append(line) or line for line in file), delimiter=delimiter, **how)
+    for number in count():
+        try: yield next(rows), lines
+        except StopIteration: return
+        except csv.Error as e:
+            where = f'{path}, row {number}, {ascii(lines[0][:60].rstrip())}' if lines else path
+            if 'unexpected end' in str(e) or 'field limit' in str(e) and len(lines) > 1:
+                raise ValueError(f'{where}: a quotation mark is never closed and takes in {len(lines) - 1:,} lines '
+                                 f'after it; close it, {_PLAIN}') from None
+            if 'expected after' in str(e):
+                raise ValueError(f'{where}: text stands behind a closing quotation mark; write a mark inside of '
+                                 f'a quoted field twice, {_PLAIN}') from None
+            raise
+        lines.clear()
+
+def _csv_rows(path, delimiter, quoting, notes):
     limit = csv.field_size_limit(64 << 20)                                  # a quote that is never closed makes one field of the rest of the file
     try:
         with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape', newline='') as f:
-            rows = csv.reader(f, delimiter=delimiter)
-            header = next(rows, [])
+            rows = _csv_values(path, f, delimiter, quoting)
+            header, _ = next(rows, ([], []))
             _check_columns(header, path)
-            for number, values in enumerate(rows, 1):
+            several, swallowing, first = 0, 0, None                         # rows of several lines; those of lines like rows
+            for number, (values, lines) in enumerate(rows, 1):
+                if len(lines) > 1:
+                    several += 1
+                    like = _row_like(lines[0], delimiter, header) and sum(_row_like(line, delimiter, header) for line in lines)
+                    if like >= max(2, 0.8*len(lines)): swallowing, first = swallowing + 1, first or (number, len(lines))
                 if not values: continue
                 if len(values) != len(header): yield number, 'wrong number of fields', values; continue
                 invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))     # bytes that are not UTF-8 were read as surrogates
                 yield number, 'invalid UTF-8' if invalid else None, dict(zip(header, values))
+            if swallowing: _judge(path, several, swallowing, *first, notes)
     finally: csv.field_size_limit(limit)
+
+def _judge(path, several, swallowing, row, lines, notes):
+    """Refuse or note rows whose lines look like rows. A mark that is opened by mistake, and closed by chance many rows
+    later, leaves such a row; so does a text that is a list of pairs. Nothing in the row tells the two apart, but the
+    file does: where most rows of several lines are such, it is the mistake, and where few are, lists."""
+    if 2*swallowing >= several:
+        raise ValueError(f'{path}, row {row}: a quoted field takes in {lines:,} lines that look like rows of their own; '
+                         f'close the mark that opens it (or save the rows as JSON lines, if it is one text), {_PLAIN}')
+    notes.append(f"{swallowing:,} of the {several:,} rows of several lines in {path.name} consist of lines that look like rows "
+                 f'of their own; the first is row {row}, of {lines:,} lines: look at it, {_PLAIN}')
 
 def _arrow_values(column):
     "A column's values, with texts decoded one by one, so that one broken text does not spoil the others."
@@ -354,11 +400,12 @@ def _saved_rows(path):
         rows = rows.select_columns([c for c in rows.column_names if c in _WANTED]).with_format('arrow')
         yield from _arrow_rows((batch.combine_chunks() for batch in rows.iter(1_000)), split)
 
-def _rows_of(path):
-    "(row number, what is wrong or None, columns) of a file or a saved data set."
+def _rows_of(path, quoting, notes):
+    "(row number, what is wrong or None, columns) of a file or a saved data set; what else there is to say is added to `notes`."
     suffix = Path(path.name.removesuffix('.gz')).suffix
     if path.is_dir(): return _saved_rows(path)
-    return _parquet_rows(path) if suffix == '.parquet' else _json_rows(path) if suffix in ('.json', '.jsonl') else _csv_rows(path, ',' if suffix == '.csv' else '\t')
+    if suffix in ('.csv', '.tsv'): return _csv_rows(path, ',' if suffix == '.csv' else '\t', quoting, notes)
+    return _parquet_rows(path) if suffix == '.parquet' else _json_rows(path)
 
 def _content_hash(path):
     "A hash of a file, or of all files of a saved data set; refuses what cannot be a source of rows."
@@ -418,16 +465,16 @@ class _Writer:
             for i in range(whole.num_row_groups): writer.write_table(whole.read_row_group(i, columns=self.schema.remove(2).names))
         bare.replace(self.file)
 
-def _read_files(paths, file):
-    "Write the rows of all files; return the counts of each split, the fingerprint and what was skipped."
+def _read_files(paths, file, quoting):
+    "Write the rows of all files; return the counts of each split, the fingerprint, what was skipped and what else there is to say."
     import pyarrow as pa
-    writer, skipped, ids = _Writer(file), {}, set()
+    writer, skipped, notes, ids = _Writer(file), {}, [], set()
     large = sum(f.stat().st_size for path in paths for f in (path.rglob('*') if path.is_dir() else [path])) > 100_000_000
     with progress_bar(None, 'reading', 'row', show=large) as bar:
         for path in paths:
             number = 0
             try:
-                for number, fault, record in _rows_of(path):
+                for number, fault, record in _rows_of(path, quoting, notes):
                     if fault is None:
                         query, document, negative = record.get('query', record.get('anchor')), record.get('document', record.get('positive')), record.get('negative')
                         split, name, module = (value if _given(value) else None for value in map(record.get, ('split', 'id', 'module')))
@@ -447,41 +494,48 @@ def _read_files(paths, file):
             except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as e:
                 raise ValueError(f"{path} cannot be read{f' beyond row {number}' if number else ''} ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'it ends too early'}); it may be cut off or of another kind than its name says") from None
     writer.close()
-    return writer.rows, _fingerprint(writer.total), skipped
+    return writer.rows, _fingerprint(writer.total), skipped, notes
 
 def _report(skipped):
     return [f"{first['rows']:,} row{'s' * (first['rows'] > 1)} skipped: {fault}; the first is row {first['row']} of {first['file']}: {first['value']}" for fault, first in skipped.items()]
+
+def _reported(folder):
+    "A corpus made from files, with what there is to say about them, at every call: the first reading may have been somebody else's."
+    corpus = Corpus(folder)
+    for sentence in [*_report(corpus.manifest['skipped']), *corpus.manifest['notes']]: print(sentence)
+    return corpus
 
 def from_files(
     paths: str|Path|list, # a .jsonl, .json (one object on each line), .csv, .tsv or .parquet file (text files may be .gz), a data set that `datasets` saved to disk, or a list of such
     folder: str|Path|None = None, # where the corpus goes; None: the cache
     name: str|None = None, # of the source; None: the first file's name
+    quoting: str = 'csv', # in .csv and .tsv: a mark " at the start of a field encloses it; 'none': marks are plain characters
 ) -> Corpus: # with one source; found again on the next call
     "A corpus of your own pairs or triples. Skips and reports the rows that cannot be trained on; raises ValueError for a file that cannot be read, that lacks the columns or of which no row is left."
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not paths: raise ValueError('from_files needs at least one file')
+    if quoting not in ('csv', 'none'): raise ValueError(f"quoting is {quoting!r}; it must be 'csv' or 'none'")
     digests = [_content_hash(path) for path in paths]
     for path in paths:
         if path.is_file() and not path.name.removesuffix('.gz').endswith(_SUFFIXES): raise ValueError(f"{path}: from_files reads {', '.join(_SUFFIXES)}, text files also as .gz; save it as one of these")
     name = re.sub(r'\W+', '_', name or paths[0].name.split('.')[0]) or 'pairs'
-    key = hashlib.sha256(json.dumps(['files', READER, name, digests]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(['files', READER, name, quoting, digests]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
     try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set GTE_NB_CACHE') from None
     with lock:
         if folder.exists() and any(folder.iterdir()):
             if not (folder/'corpus.json').exists(): raise ValueError(f'{folder} holds other things than a corpus; give another folder')
-            if Corpus(folder).manifest['key'] == key: return Corpus(folder)
+            if Corpus(folder).manifest['key'] == key: return _reported(folder)
         aside = folder.parent/f'.reading-{folder.name}'                     # of this corpus alone, so what a killed reader left is found and removed
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
-            rows, digest, skipped = _read_files(paths, aside/f'{name}.parquet')
+            rows, digest, skipped, notes = _read_files(paths, aside/f'{name}.parquet', quoting)
             if not rows: raise ValueError(f"no row is left of {', '.join(map(str, paths))}: {'; '.join(_report(skipped)) or 'it has none'}")
-            manifest = dict(key=key, reader=READER, files=[path.name for path in paths], fingerprints={name: digest}, rows={name: rows}, skipped=skipped)
+            manifest = dict(key=key, reader=READER, files=[path.name for path in paths], fingerprints={name: digest}, rows={name: rows}, skipped=skipped, notes=notes)
             (aside/'corpus.json').write_text(json.dumps(manifest, indent=1), encoding='utf-8')
             if folder.exists(): shutil.rmtree(folder)
             aside.rename(folder)
         finally: shutil.rmtree(aside, ignore_errors=True)
-    for sentence in _report(skipped): print(sentence)
-    return Corpus(folder)
+    return _reported(folder)
