@@ -9,12 +9,12 @@ __all__ = ['MAX_CHARS', 'SPLITS', 'MAX_TEXT', 'READER', 'LONE_SURROGATE', 'check
            'from_files']
 
 # %% ../nbs/01_corpus.ipynb #64fae953
-import csv, gzip, hashlib, io, json, os, re, shutil, sys, zlib
+import csv, gzip, hashlib, io, json, os, re, shutil, sys, unicodedata, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -205,9 +205,9 @@ def load(
     return rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
 
 # %% ../nbs/01_corpus.ipynb #9bbb3ab6
-def _row_digest(split, query, document, negative=None):
+def _row_digest(split, query, document, *negatives):
     "A row as a number of 256 bits."
-    text = '\x1f'.join((split, query, document, negative) if isinstance(negative, str) else (split, query, document))
+    text = '\x1f'.join((split, query, document, *negatives))
     return int.from_bytes(hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=32).digest())
 
 def _fingerprint(total):
@@ -215,8 +215,13 @@ def _fingerprint(total):
     return hashlib.sha256((total % 2**256).to_bytes(32)).hexdigest()[:16]
 
 def fingerprint(pairs: 'pd.DataFrame') -> str: # 16 hexadecimal digits
-    "A hash of the (split, query, document) rows, and their negatives where there are some, whatever the order: two sources with the same fingerprint hold the same pairs."
-    return _fingerprint(sum(_row_digest(*row) for row in zip(*(pairs[c] for c in ('split', 'query', 'document', 'negative') if c in pairs))))
+    """A hash of the (split, query, document) rows, and their negatives where there are some, whatever the order:
+    two sources with the same fingerprint hold the same pairs."""
+    negatives = repeat(())
+    if 'negatives' in pairs: negatives = pairs['negatives']
+    elif 'negative' in pairs: negatives = ([text] if isinstance(text, str) else () for text in pairs['negative'])
+    rows = zip(pairs['split'], pairs['query'], pairs['document'], negatives)
+    return _fingerprint(sum(_row_digest(*sides, *more) for *sides, more in rows))
 
 # %% ../nbs/01_corpus.ipynb #961f236f
 @dataclass
@@ -243,7 +248,7 @@ class Corpus:
         source: str, # a name in `manifest['fingerprints']`
         split: str|None = None, # 'train', 'validation' or 'test'; None for all
         drop: int = 255, # bits of gte_nb.cleaning: rows that have one of these flags are left out; 0: every row
-    ) -> 'pd.DataFrame': # query, document, module, name, package, split, flags; negative where a source has negatives
+    ) -> 'pd.DataFrame': # query, document, module, name, package, split, flags; negative where a source has some, negatives (all of them) where a row has several; row: its number in the file `package`, where rows come from files
         "The rows of one source. Raises ValueError for a source that this corpus does not hold."
         if source not in self.manifest['fingerprints']:
             raise ValueError(f"source {source!r} is not in {self.folder}; it holds {', '.join(self.manifest['fingerprints'])}")
@@ -260,6 +265,10 @@ class Corpus:
             raise ValueError(f'{self.folder} holds no functions (no functions.parquet): it was not mined from Python packages; mine some with: gte_mine')
         return self._table('functions', split)
 
+    def report(self):
+        "Print what reading the files of this corpus left out; nothing for a mined one."
+        for sentence in [*_skipped_rows(self.manifest.get('skipped', {})), *self.manifest.get('notes', [])]: print(sentence)
+
     def _table(self, name, split):
         import pandas as pd
         filters = [('split', '==', split)] if split else None
@@ -269,8 +278,16 @@ class Corpus:
 MAX_TEXT = 1_000_000   # characters; whoever has longer texts has not cut their documents into passages
 READER = 2   # raise it when the rules below change: corpora made by older rules are then read again
 _SIDES = ('query', 'document', 'anchor', 'positive')
+_USED = (*_SIDES, 'negative', 'negatives', 'label', 'score', 'split', 'id', 'module')
+_NUMBERED = re.compile(r'negative_([0-9]+)')   # several negatives, as mine_hard_negatives and sentence-transformers write them
 _SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet')
 LONE_SURROGATE = re.compile('[\ud800-\udfff]')   # half of a character pair: a str can hold it, UTF-8 and tokenizers cannot
+
+@dataclass
+class _Found:
+    "What is found in files beside their rows."
+    columns: dict # their names, in the order in which they come
+    notes: list # sentences
 
 class _Undecodable(bytes):
     "What stands in a text column without being UTF-8."
@@ -282,12 +299,17 @@ def _open(path):
     if path.suffix == '.gz' and not zipped: raise ValueError(f'{path} is not compressed with gzip; rename it to {path.stem}')
     return gzip.open(path, 'rb') if zipped else open(path, 'rb')
 
-def _check_columns(columns, path):
-    "Refuse a file in which no column is a query or none a document."
-    if not ({'query', 'document'} <= set(columns) or {'anchor', 'positive'} <= set(columns)):
-        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}; from_files needs query and document, or anchor and positive (negative may be there too)")
+def _is_used(column): return column in _USED or _NUMBERED.fullmatch(column) is not None
 
-def _json_rows(path):
+def _check_columns(columns, path):
+    "Refuse a file in which not one column is the query and one the document."
+    sides = [column for column in columns if column in _SIDES]
+    if not ({'query', 'document'} <= set(sides) or {'anchor', 'positive'} <= set(sides)):
+        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}; from_files needs query and "
+                         'document, or anchor and positive (negative may be there too)')
+    if len(sides) > 2: raise ValueError(f"{path} has the columns {', '.join(sides)}; leave one for the query and one for the document")
+
+def _json_rows(path, found):
     seen, complete = {}, False                                              # columns so far; did any row have both sides?
     with _open(path) as f:
         for number, line in enumerate(f, 1):
@@ -297,12 +319,16 @@ def _json_rows(path):
             except (ValueError, RecursionError):
                 if number == 1 and line.strip() in (b'[', b'[{'): record = []
                 else: yield number, 'malformed JSON', line[:100]; continue
-            if number == 1 and isinstance(record, list): raise ValueError(f"{path} holds JSON arrays; from_files needs one object on each line, for instance {{\"query\": …, \"document\": …}}")
+            if number == 1 and isinstance(record, list):
+                raise ValueError(f'{path} holds JSON arrays; from_files needs one object on each line, for instance '
+                                 '{"query": …, "document": …}')
             if not isinstance(record, dict): yield number, 'malformed JSON', line[:100]; continue
-            if not complete:
+            if not record.keys() <= seen.keys():
                 seen |= dict.fromkeys(record)
-                complete = {'query', 'document'} <= set(record) or {'anchor', 'positive'} <= set(record)
-                if number == 1_000 and not complete: _check_columns(seen, path)
+                found.columns |= seen
+            if not complete:
+                if complete := {'query', 'document'} <= record.keys() or {'anchor', 'positive'} <= record.keys(): _check_columns(record, path)
+                elif number >= 1_000: _check_columns(seen, path)
             yield number, None, record
     if seen and not complete: _check_columns(seen, path)
 
@@ -334,13 +360,14 @@ def _csv_values(path, file, delimiter, quoting):
             raise
         lines.clear()
 
-def _csv_rows(path, delimiter, quoting, notes):
+def _csv_rows(path, found, delimiter, quoting):
     limit = csv.field_size_limit(64 << 20)                                  # a quote that is never closed makes one field of the rest of the file
     try:
         with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape', newline='') as f:
             rows = _csv_values(path, f, delimiter, quoting)
             header, _ = next(rows, ([], []))
             _check_columns(header, path)
+            found.columns |= dict.fromkeys(header)
             several, swallowing, first = 0, 0, None                         # rows of several lines; those of lines like rows
             for number, (values, lines) in enumerate(rows, 1):
                 if len(lines) > 1:
@@ -351,7 +378,7 @@ def _csv_rows(path, delimiter, quoting, notes):
                 if len(values) != len(header): yield number, 'wrong number of fields', values; continue
                 invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))     # bytes that are not UTF-8 were read as surrogates
                 yield number, 'invalid UTF-8' if invalid else None, dict(zip(header, values))
-            if swallowing: _judge(path, several, swallowing, *first, notes)
+            if swallowing: _judge(path, several, swallowing, *first, found.notes)
     finally: csv.field_size_limit(limit)
 
 def _judge(path, several, swallowing, row, lines, notes):
@@ -364,17 +391,19 @@ def _judge(path, several, swallowing, row, lines, notes):
     notes.append(f"{swallowing:,} of the {several:,} rows of several lines in {path.name} consist of lines that look like rows "
                  f'of their own; the first is row {row}, of {lines:,} lines: look at it, {_PLAIN}')
 
+def _decoded(value):
+    if isinstance(value, list): return [_decoded(part) for part in value]
+    try: return value if value is None else value.decode('utf-8')
+    except UnicodeDecodeError: return _Undecodable(value)
+
 def _arrow_values(column):
     "A column's values, with texts decoded one by one, so that one broken text does not spoil the others."
     import pyarrow as pa
     if pa.types.is_dictionary(column.type): column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)): return column.to_pylist()
-    values = column.cast(pa.large_binary()).to_pylist()
-    for i, value in enumerate(values):
-        if value is None: continue
-        try: values[i] = value.decode('utf-8')
-        except UnicodeDecodeError: values[i] = _Undecodable(value)
-    return values
+    kind = inner = column.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind): inner = kind.value_type
+    if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)): return column.to_pylist()
+    return [_decoded(value) for value in column.cast(pa.large_binary() if inner is kind else pa.large_list(pa.large_binary())).to_pylist()]
 
 def _arrow_rows(batches, split=None):
     number = 0
@@ -384,28 +413,29 @@ def _arrow_rows(batches, split=None):
             number += 1
             yield number, None, dict(zip(batch.schema.names, values), **(dict(split=split) if split else {}))
 
-_WANTED = ('query', 'anchor', 'document', 'positive', 'negative', 'id', 'split', 'module')
-
-def _parquet_rows(path):
+def _parquet_rows(path, found):
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:
-        _check_columns(file.schema_arrow.names, path)
-        yield from _arrow_rows(file.iter_batches(1_000, columns=[c for c in file.schema_arrow.names if c in _WANTED]))
+        names = file.schema_arrow.names
+        _check_columns(names, path)
+        found.columns |= dict.fromkeys(names)
+        yield from _arrow_rows(file.iter_batches(1_000, columns=list(filter(_is_used, names))))
 
-def _saved_rows(path):
+def _saved_rows(path, found):
     import datasets
     saved = datasets.load_from_disk(str(path))
     for split, rows in saved.items() if isinstance(saved, datasets.DatasetDict) else [(None, saved)]:
         _check_columns(rows.column_names, path)
-        rows = rows.select_columns([c for c in rows.column_names if c in _WANTED]).with_format('arrow')
+        found.columns |= dict.fromkeys(rows.column_names)
+        rows = rows.select_columns(list(filter(_is_used, rows.column_names))).with_format('arrow')
         yield from _arrow_rows((batch.combine_chunks() for batch in rows.iter(1_000)), split)
 
-def _rows_of(path, quoting, notes):
-    "(row number, what is wrong or None, columns) of a file or a saved data set; what else there is to say is added to `notes`."
+def _rows_of(path, found, quoting):
+    "(row number, what is wrong or None, columns) of a file or a saved data set."
     suffix = Path(path.name.removesuffix('.gz')).suffix
-    if path.is_dir(): return _saved_rows(path)
-    if suffix in ('.csv', '.tsv'): return _csv_rows(path, ',' if suffix == '.csv' else '\t', quoting, notes)
-    return _parquet_rows(path) if suffix == '.parquet' else _json_rows(path)
+    if path.is_dir(): return _saved_rows(path, found)
+    if suffix in ('.csv', '.tsv'): return _csv_rows(path, found, ',' if suffix == '.csv' else '\t', quoting)
+    return _parquet_rows(path, found) if suffix == '.parquet' else _json_rows(path, found)
 
 def _content_hash(path):
     "A hash of a file, or of all files of a saved data set; refuses what cannot be a source of rows."
@@ -416,22 +446,61 @@ def _content_hash(path):
     if not path.stat().st_size: raise ValueError(f'{path} is empty')
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../nbs/01_corpus.ipynb #7be0c915
+_SHAPELESS = frozenset('Cc Cf Cn Co Cs Mn Me Zs Zl Zp'.split())   # categories of Unicode: controls, formats, private, accents, blanks
+_BLANKS = frozenset('\ufffd\u1734\u2800\u3164\u115f\u1160\uffa0')   # the mark of a lost character, and blanks that count as letters or signs
+
+def _visible(text):
+    "Whether a tokenizer sees anything of a text."
+    return '!' <= text[:1] <= '~' or any(unicodedata.category(char) not in _SHAPELESS and char not in _BLANKS for char in text)
+
 def _nan(value): return isinstance(value, float) and value != value
 
 def _given(value): return not (value is None or value == '' or _nan(value))
 
-def _fault(query, document, negative, split):
+def _negative_columns(columns):
+    "Those of a file's columns that hold negatives, in order."
+    numbered = sorted(filter(_NUMBERED.fullmatch, columns), key=lambda column: int(column.split('_')[1]))
+    return [column for column in ('negative', 'negatives') if column in columns] + numbered
+
+def _negatives(record, columns):
+    "Whatever a row has for negatives, in one list."
+    found = []
+    for column in columns:
+        value = record.get(column)
+        if column == 'negatives' and isinstance(value, str) and value.strip():       # in a text file, a list is JSON
+            try: value = json.loads(value)
+            except ValueError: value = False                                         # no text, and so a fault
+        found += value if isinstance(value, list) else [value]
+    return found
+
+def _grade_fault(record, where):
+    "Whether a pair's own label or score says that it is no pair; ValueError for one that does not say whether it is."
+    label, score = record.get('label'), record.get('score')
+    if _given(label):
+        if str(label).strip().lower() in ('0', '0.0', 'false'): return 'label 0: not a positive pair'
+        if str(label).strip().lower() not in ('1', '1.0', 'true'):
+            raise ValueError(f'{where} has the label {label!r}; from_files takes 1 for a pair that belongs together and 0 for '
+                             'one that does not: write these, or leave the column label out')
+    try: grade = 1 if isinstance(score, list) or not _given(score) else float(score)
+    except (TypeError, ValueError): return
+    if grade != 1:
+        raise ValueError(f'{where} has the score {score!r}, and from_files takes pairs that belong together, not grades: '
+                         'keep the rows that you take for such pairs, and leave the column score out')
+
+def _fault(query, document, negatives, split):
     "Why a row cannot be trained on; None when it can."
-    for value in (query, document, negative):
+    for value in (query, document, *negatives):
         if isinstance(value, _Undecodable): return 'invalid UTF-8'
         if not (value is None or isinstance(value, str) or _nan(value)): return 'not a text'
     if _nan(query) or _nan(document): return 'NaN'
     blank = [not (value and value.strip()) for value in (query, document)]
     if any(blank): return 'empty' if all(blank) else 'one-sided'
-    for text in (query, document, negative):
+    for text in (query, document, *negatives):
         if not isinstance(text, str): continue
         if len(text) > MAX_TEXT: return f'longer than {MAX_TEXT:,} characters'
         if not text.isascii() and LONE_SURROGATE.search(text): return 'lone surrogate'
+    if not (_visible(query) and _visible(document)): return 'no visible character'
     if split not in SPLITS: return 'unknown split'
 
 # %% ../nbs/01_corpus.ipynb #531e6ad7
@@ -439,71 +508,87 @@ class _Writer:
     "Rows to a parquet file, a group at a time, with what the manifest needs to know about them."
     def __init__(self, file):
         import pyarrow as pa, pyarrow.parquet as pq
-        self.schema = pa.schema([(c, pa.int16() if c == 'flags' else pa.large_string()) for c in ('query', 'document', 'negative', 'module', 'name', 'package', 'split', 'flags')])
+        text, kinds = pa.large_string(), dict(negatives=pa.list_(pa.large_string()), flags=pa.int16(), row=pa.int64())
+        names = ('query', 'document', 'negative', 'negatives', 'module', 'name', 'package', 'split', 'flags', 'row')
+        self.schema = pa.schema([(name, kinds.get(name, text)) for name in names])
         self.file, self.writer = file, pq.ParquetWriter(file, self.schema, compression='zstd')
-        self.group, self.size, self.total, self.rows, self.negatives = [], 0, 0, {}, 0
+        self.group, self.size, self.total, self.rows, self.with_negative, self.with_several = [], 0, 0, {}, 0, 0
 
-    def add(self, query, document, negative, module, name, package, split):
-        self.group.append((query, document, negative, module, name, package, split, 0))
-        self.size += len(query) + len(document)
-        self.total += _row_digest(split, query, document, negative)
+    def add(self, query, document, negatives, module, name, package, split, row):
+        self.group.append((query, document, negatives[0] if negatives else None, negatives, module, name, package, split, 0, row))
+        self.size += len(query) + len(document) + sum(map(len, negatives))
+        self.total += _row_digest(split, query, document, *negatives)
         self.rows[split] = self.rows.get(split, 0) + 1
-        self.negatives += negative is not None
+        self.with_negative += len(negatives) > 0
+        self.with_several += len(negatives) > 1
         if len(self.group) == 10_000 or self.size > 10_000_000: self.flush()
 
     def flush(self):
         import pyarrow as pa
-        if self.group: self.writer.write_table(pa.table([pa.array(column, field.type) for column, field in zip(zip(*self.group), self.schema)], schema=self.schema))
+        if self.group:
+            columns = [pa.array(column, field.type) for column, field in zip(zip(*self.group), self.schema)]
+            self.writer.write_table(pa.table(columns, schema=self.schema))
         self.group, self.size = [], 0
 
     def close(self):
-        import pyarrow.parquet as pq
+        "Finish the file, without the columns of which no row makes use: the same groups are written again."
+        import pyarrow as pa, pyarrow.parquet as pq
         self.flush(); self.writer.close()
-        if self.negatives or not self.rows: return
-        bare = self.file.with_suffix('.bare')                               # no row has a negative: the same groups without the column
-        with pq.ParquetFile(self.file) as whole, pq.ParquetWriter(bare, self.schema.remove(2), compression='zstd') as writer:
-            for i in range(whole.num_row_groups): writer.write_table(whole.read_row_group(i, columns=self.schema.remove(2).names))
+        idle = ['negative'] * (not self.with_negative) + ['negatives'] * (not self.with_several)
+        if not idle or not self.rows: return
+        bare, schema = self.file.with_suffix('.bare'), pa.schema([field for field in self.schema if field.name not in idle])
+        with pq.ParquetFile(self.file) as whole, pq.ParquetWriter(bare, schema, compression='zstd') as writer:
+            for i in range(whole.num_row_groups): writer.write_table(whole.read_row_group(i, columns=schema.names))
         bare.replace(self.file)
+
+def _read_file(path, quoting, found, writer, skipped, ids, bar):
+    "Write the rows of a file, and count those that cannot be trained on."
+    import pyarrow as pa
+    number = width = 0
+    try:
+        for number, fault, record in _rows_of(path, found, quoting):
+            if len(found.columns) != width:
+                width = len(found.columns)
+                columns, graded = _negative_columns(found.columns), not found.columns.keys().isdisjoint(('label', 'score'))
+            if fault is None:
+                query, document = record.get('query', record.get('anchor')), record.get('document', record.get('positive'))
+                split, name, module = (value if _given(value) else None for value in map(record.get, ('split', 'id', 'module')))
+                negatives, split = _negatives(record, columns), split or 'train'
+                fault = _fault(query, document, negatives, split) or graded and _grade_fault(record, f'{path}, row {number}') or None
+            if fault is None and name is not None:
+                key = int.from_bytes(hashlib.blake2b(repr(name).encode('utf-8', 'surrogatepass'), digest_size=8).digest())
+                if key in ids: fault = 'duplicate id'
+                ids.add(key)
+            if fault is None:
+                negatives = [text for text in negatives if isinstance(text, str) and _visible(text)]
+                module, name = ('' if value is None else str(value) for value in (module, name))
+                writer.add(query, document, negatives, module, name, path.name, split, number)
+            else:
+                first = skipped.setdefault(fault, dict(rows=0, file=path.name, row=number, value=ascii(record)[:80]))
+                first['rows'] += 1
+            bar.update()
+    except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as e:
+        why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'it ends too early'}"
+        raise ValueError(f"{path} cannot be read{f' beyond row {number}' if number else ''} ({why}); it may be cut off or "
+                         'of another kind than its name says') from None
 
 def _read_files(paths, file, quoting):
     "Write the rows of all files; return the counts of each split, the fingerprint, what was skipped and what else there is to say."
-    import pyarrow as pa
-    writer, skipped, notes, ids = _Writer(file), {}, [], set()
-    large = sum(f.stat().st_size for path in paths for f in (path.rglob('*') if path.is_dir() else [path])) > 100_000_000
-    with progress_bar(None, 'reading', 'row', show=large) as bar:
-        for path in paths:
-            number = 0
-            try:
-                for number, fault, record in _rows_of(path, quoting, notes):
-                    if fault is None:
-                        query, document, negative = record.get('query', record.get('anchor')), record.get('document', record.get('positive')), record.get('negative')
-                        split, name, module = (value if _given(value) else None for value in map(record.get, ('split', 'id', 'module')))
-                        split = split or 'train'
-                        fault = _fault(query, document, negative, split)
-                    if fault is None and name is not None:
-                        key = int.from_bytes(hashlib.blake2b(repr(name).encode('utf-8', 'surrogatepass'), digest_size=8).digest())
-                        if key in ids: fault = 'duplicate id'
-                        ids.add(key)
-                    if fault is None:
-                        negative = negative if isinstance(negative, str) and negative.strip() else None
-                        writer.add(query, document, negative, '' if module is None else str(module), '' if name is None else str(name), path.name, split)
-                    else:
-                        first = skipped.setdefault(fault, dict(rows=0, file=path.name, row=number, value=ascii(record)[:80]))
-                        first['rows'] += 1
-                    bar.update()
-            except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as e:
-                raise ValueError(f"{path} cannot be read{f' beyond row {number}' if number else ''} ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'it ends too early'}); it may be cut off or of another kind than its name says") from None
+    writer, skipped, ids, found = _Writer(file), {}, set(), _Found({}, [])
+    size = sum(f.stat().st_size for path in paths for f in (path.rglob('*') if path.is_dir() else [path]))
+    with progress_bar(None, 'reading', 'row', show=size > 100_000_000) as bar:
+        for path in paths: _read_file(path, quoting, found, writer, skipped, ids, bar)
     writer.close()
-    return writer.rows, _fingerprint(writer.total), skipped, notes
+    unused = [str(column) for column in found.columns if column == 'score' or not _is_used(column)]
+    if unused: found.notes.append(f"columns not used: {', '.join(unused)}")
+    if writer.with_several: found.notes.append(f'rows with several negatives: {writer.with_several:,}; all are kept, and training uses the first')
+    return writer.rows, _fingerprint(writer.total), skipped, found.notes
 
-def _report(skipped):
-    return [f"{first['rows']:,} row{'s' * (first['rows'] > 1)} skipped: {fault}; the first is row {first['row']} of {first['file']}: {first['value']}" for fault, first in skipped.items()]
-
-def _reported(folder):
-    "A corpus made from files, with what there is to say about them, at every call: the first reading may have been somebody else's."
-    corpus = Corpus(folder)
-    for sentence in [*_report(corpus.manifest['skipped']), *corpus.manifest['notes']]: print(sentence)
-    return corpus
+def _skipped_rows(skipped):
+    "A sentence for each fault."
+    known = {'unknown split': f" (known: {', '.join(reversed(SPLITS))})"}
+    return [f"{first['rows']:,} row{'s' * (first['rows'] > 1)} skipped: {fault}{known.get(fault, '')}; the first is row {first['row']} "
+            f"of {first['file']}: {first['value']}" for fault, first in skipped.items()]
 
 def from_files(
     paths: str|Path|list, # a .jsonl, .json (one object on each line), .csv, .tsv or .parquet file (text files may be .gz), a data set that `datasets` saved to disk, or a list of such
@@ -511,31 +596,39 @@ def from_files(
     name: str|None = None, # of the source; None: the first file's name
     quoting: str = 'csv', # in .csv and .tsv: a mark " at the start of a field encloses it; 'none': marks are plain characters
 ) -> Corpus: # with one source; found again on the next call
-    "A corpus of your own pairs or triples. Skips and reports the rows that cannot be trained on; raises ValueError for a file that cannot be read, that lacks the columns or of which no row is left."
+    """A corpus of your own pairs or triples. Skips and reports the rows that cannot be trained on.
+
+    Raises `ValueError` for a file that cannot be read, that lacks the columns, whose quotation marks swallow rows, whose pairs are graded, or of which no row is left."""
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not paths: raise ValueError('from_files needs at least one file')
     if quoting not in ('csv', 'none'): raise ValueError(f"quoting is {quoting!r}; it must be 'csv' or 'none'")
     digests = [_content_hash(path) for path in paths]
     for path in paths:
-        if path.is_file() and not path.name.removesuffix('.gz').endswith(_SUFFIXES): raise ValueError(f"{path}: from_files reads {', '.join(_SUFFIXES)}, text files also as .gz; save it as one of these")
+        if path.is_file() and not path.name.removesuffix('.gz').endswith(_SUFFIXES):
+            raise ValueError(f"{path}: from_files reads {', '.join(_SUFFIXES)}, text files also as .gz; save it as one of these")
     name = re.sub(r'\W+', '_', name or paths[0].name.split('.')[0]) or 'pairs'
     key = hashlib.sha256(json.dumps(['files', READER, name, quoting, digests]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
     try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set GTE_NB_CACHE') from None
     with lock:
-        if folder.exists() and any(folder.iterdir()):
-            if not (folder/'corpus.json').exists(): raise ValueError(f'{folder} holds other things than a corpus; give another folder')
-            if Corpus(folder).manifest['key'] == key: return _reported(folder)
-        aside = folder.parent/f'.reading-{folder.name}'                     # of this corpus alone, so what a killed reader left is found and removed
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir()
-            rows, digest, skipped, notes = _read_files(paths, aside/f'{name}.parquet', quoting)
-            if not rows: raise ValueError(f"no row is left of {', '.join(map(str, paths))}: {'; '.join(_report(skipped)) or 'it has none'}")
-            manifest = dict(key=key, reader=READER, files=[path.name for path in paths], fingerprints={name: digest}, rows={name: rows}, skipped=skipped, notes=notes)
-            (aside/'corpus.json').write_text(json.dumps(manifest, indent=1), encoding='utf-8')
-            if folder.exists(): shutil.rmtree(folder)
-            aside.rename(folder)
-        finally: shutil.rmtree(aside, ignore_errors=True)
-    return _reported(folder)
+        if folder.exists() and any(folder.iterdir()) and not (folder/'corpus.json').exists():
+            raise ValueError(f'{folder} holds other things than a corpus; give another folder')
+        if not (folder/'corpus.json').exists() or Corpus(folder).manifest['key'] != key: _make(folder, paths, name, quoting, key)
+    corpus = Corpus(folder)
+    corpus.report()                                                         # at every call: somebody else may have read the files first
+    return corpus
+
+def _make(folder, paths, name, quoting, key):
+    "Read files into a folder, which appears when it is whole."
+    aside = folder.parent/f'.reading-{folder.name}'                         # of this corpus alone, so what a killed reader left is found and removed
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        rows, digest, skipped, notes = _read_files(paths, aside/f'{name}.parquet', quoting)
+        if not rows: raise ValueError(f"no row is left of {', '.join(map(str, paths))}: {'; '.join(_skipped_rows(skipped)) or 'it has none'}")
+        manifest = dict(key=key, reader=READER, files=[path.name for path in paths], fingerprints={name: digest}, rows={name: rows}, skipped=skipped, notes=notes)
+        (aside/'corpus.json').write_text(json.dumps(manifest, indent=1), encoding='utf-8')
+        if folder.exists(): shutil.rmtree(folder)
+        aside.rename(folder)
+    finally: shutil.rmtree(aside, ignore_errors=True)
