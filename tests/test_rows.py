@@ -1,11 +1,13 @@
 """What becomes of rows that users bring: read to the last character, or refused in one sentence that names file and row."""
 import gzip, json, os, sys, tempfile, unicodedata
 os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1', HF_DATASETS_DISABLE_PROGRESS_BARS='1', HF_DATASETS_CACHE=tempfile.mkdtemp())
-import datasets, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+import datasets, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
-from gte_nb import corpus as corpora
-from gte_nb.corpus import Corpus, fingerprint, from_files, load
+from gte_nb import cleaning, corpus as corpora
+from gte_nb.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, flag_rows
+from gte_nb.corpus import Corpus, fingerprint, from_files, load, normalise
 from gte_nb.embedder import Embedder
+from gte_nb.negatives import BM25, code_words, known_links, mine_hard_negatives
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch): monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
@@ -248,3 +250,152 @@ def test_load_says_what_it_lacks(tmp_path, monkeypatch):
         assert sentence in str(refusal.value)
     monkeypatch.setitem(sys.modules, 'datasets', None)
     with pytest.raises(ValueError, match='pip install datasets'): load('npr', shards)
+
+# Equality: words of any script, and the signs that change what is meant
+EQUAL = {
+    'case and layout': ('`DataFrame.merge`: Straße, ÉCOLE!', 'dataframe merge strasse école', ['DATAFRAME (merge) STRASSE "École"', 'dataframe, merge; straße — e\u0301cole…']),
+    'C': ('C', 'c', ['“C”.', '(c)', 'C,']),
+    'C++': ('C++', 'c++', ['c ++', '(C++)!']),
+    'C#': ('C#', 'c#', ['c#.']),
+    'equal': ('a == b', 'a== b', ['a==b', '`A == B`.']),
+    'unequal': ('a != b', 'a!= b', ['a!=b', 'A != B!']),
+    'minus': ('return -1', 'return- 1', ['Return `-1`.']),
+    'hyphen': ('well-known', 'well known', ['Well-known.', 'well known', 'well—known']),
+    'option': ('--flag', '--flag', ['`--flag`']),
+    'not': ('!x', '!x', ['(!X)']),
+    'emoji': ('👍', '👍', ['👍!', ' "👍" ']),
+    'signs alone': ('==', '==', ['"=="', '= =']),
+    'arrow': ('x → y', 'x→ y', ['X→Y']),
+    'ligature': ('ﬁle ½', 'file 1⁄ 2', ['FILE ½']),
+    'soft hyphen': ('co\xadoperate', 'cooperate', ['cooperate', 'Co\u200boperate']),
+    'russian': ('Собрать все строки!', 'собрать все строки', ['СОБРАТЬ — ВСЕ «строки»']),
+    'greek': ('ΟΔΟΣ και ΛΌΓΟΣ', 'οδοσ και λόγοσ', ['οδος και λόγος']),
+    'hindi': ('हिन्दी में किताब।', 'हिन्दी में किताब', ['(हिन्दी में किताब)']),
+    'chinese': ('这是 一个例子。', '这 是 一 个 例 子', ['这是一个例子', '「这是一个例子」！']),
+    'thai': ('ภาษาไทย', 'ภ า ษ า ไ ท ย', ['ภาษา ไทย']),
+    'nothing': ('?!', '', ['', ' … ', '«»']),
+}
+
+@pytest.mark.parametrize('text, wanted, others', EQUAL.values(), ids=EQUAL)
+def test_what_counts_as_the_same_text(text, wanted, others):
+    assert [normalise(each) for each in (text, *others)] == [wanted] * (1 + len(others))
+    exact = cleaning._read([text, *others, *(other for other, *_ in EQUAL.values() if other != text)]).exact
+    assert len(set(exact[:1 + len(others)])) == 1 and exact[0] not in exact[1 + len(others):]       # cleaning says the same, and all rows of this table differ
+
+def test_cleaning_cuts_texts_as_normalise_does():
+    alphabet, rng = list('ab1_ \n.-!=+#<*"(éßİΣςก้ิ中文กหि्हキ゛ー😀→\u0301\u200d\ufe0f²½၁k'), np.random.default_rng(0)
+    texts = [''.join(rng.choice(alphabet, rng.integers(0, 14))) for _ in range(20_000)]
+    words, tokens = cleaning._read(texts), [normalise(text).split() for text in texts]
+    counts = np.diff(words.first)
+    assert all(count == len(token) or count == 0 and len(token) == 1 for count, token in zip(counts, tokens))      # signs alone are no word
+    hash_of = {}
+    for start, stop, token in zip(words.first, words.first[1:], tokens):
+        for word, number in zip(token, words.hashes[start:stop]): assert hash_of.setdefault(word, number) == number
+    assert len(set(hash_of.values())) == len(hash_of) > 1_000
+    assert len(set(zip(map(tuple, tokens), words.exact))) == len(set(map(tuple, tokens))) == len(set(words.exact))
+
+def test_flags_tell_signs_apart():
+    def rows(*queries): return pd.DataFrame(dict(query=queries, document=[f'document number {i} of them all' for i in range(len(queries))], name='x', split='train'))
+    assert not flag_rows(rows('Raise when a == b', 'Raise when a != b', 'Compile this with C', 'Compile this with C++')).any()
+    assert flag_rows(rows('Raise when a == b', 'raise when `a==b`.'))[1] == REPEATED
+    long = ' '.join(f'word{i}' for i in range(30))
+    assert flag_rows(rows(f'{long} + 1', f'{long} - 1'))[1] == NEAR_DUPLICATE
+    assert CopyIndex(['Raise when a != b']).find(['Raise when a == b', 'raise when a!=b']).tolist() == [-1, 0]
+    assert flag_rows(rows('Собрать все строки таблицы'), code=False)[0] == LANGUAGE
+
+WORDS = {
+    'Compile C++17 with g++, not C# or C': ['compile', 'c++', '17', 'with', 'g++', 'not', 'c#', 'or', 'c'],
+    'def readCsv(file_path2): # HTTPServer': ['def', 'read', 'csv', 'file', 'path', '2', 'httpserver'],
+    'page#section a#b count++': ['page', 'section', 'a', 'b', 'count'],
+    'ПрочитатьФайл построчно': ['прочитать', 'файл', 'построчно'],
+    'Ανάγνωση αρχείου': ['ανάγνωση', 'αρχείου'],
+    'हिन्दी में किताब १२': ['हिन्दी', 'में', 'किताब', '१२'],
+    '读取文件 Python编程 中': ['读取', '取文', '文件', 'python', '编程', '中'],
+    'ファイル': ['ファ', 'ァイ', 'イル'],
+    'สวัสดี': ['สวั', 'วัส', 'สดี'],
+    '한국어 텍스트': ['한국어', '텍스트'],
+    'cafe\u0301 naïve ＡＢＣ': ['café', 'naïve', 'abc'],
+    '?! …': [],
+}
+
+@pytest.mark.parametrize('text', WORDS)
+def test_words_for_counting(text): assert code_words(text) == WORDS[text]
+
+TEXTS = {
+    'russian': ['Прочитать файл построчно', 'Записать таблицу в файл', 'Закрыть соединение с базой'],
+    'greek': ['Διάβασε το αρχείο', 'Γράψε τον πίνακα', 'Κλείσε τη σύνδεση'],
+    'hindi': ['फ़ाइल को पढ़ें', 'तालिका लिखें', 'संयोजन बंद करें'],
+    'chinese': ['逐行读取文件', '把表格写入磁盘', '关闭数据库连接'],
+    'thai': ['อ่านไฟล์ทีละบรรทัด', 'เขียนตาราง', 'ปิดการเชื่อมต่อ'],
+    'languages': ['Use C++ for it', 'Use C# for it', 'Use C for it'],
+}
+
+@pytest.mark.parametrize('texts', TEXTS.values(), ids=TEXTS)
+def test_words_find_texts_of_any_script(texts):
+    scores = BM25().scores(texts, texts)
+    assert (scores.argmax(1) == range(3)).all() and (scores.diagonal() > 0).all()
+
+def test_mining_by_words_in_any_script():
+    pairs = pd.DataFrame(dict(query=['读取文件', '写入文件'], document=['逐行读取一个文件', '把表格写入文件']))
+    assert mine_hard_negatives(BM25(), pairs, within=None, absolute_margin=None)['negative'].tolist() == ['把表格写入文件', '逐行读取一个文件']
+
+# Hard negatives: what is known to be right, and refusals
+def test_known_links_hold_in_both_directions():
+    is_known = known_links(np.array([0, 0, 5]), np.array([1, 2, 0]))                 # 0 → 1, 0 → 2, 5 → 0
+    assert is_known(np.array([[0], [1], [3]]), np.arange(6)).tolist() == [[True, True, True, False, False, True], [True] + [False]*5, [False]*6]
+
+class Angles:
+    "Each text is an angle in degrees."
+    length = 1
+    def encode(self, texts):
+        angle = np.radians([float(text.split()[-1]) for text in texts])
+        return self.length * np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+
+class Unnormalised(Angles): length = 3
+
+PAIRS = pd.DataFrame([(f'query {i}', f'positive {i + 40}', 'm') for i in range(8)], columns=['query', 'document', 'module'])
+POOL = pd.DataFrame([('m', f'far {i}') for i in range(80, 90)], columns=['module', 'text'])
+
+def spoiled(table, row, column, value):
+    table = table.astype(object)
+    table.loc[row, column] = value
+    return table
+
+MINING = [
+    ('pairs come as list', ([('a query', 'a document')],), {}),
+    ('pairs has no column module; it has query, document', (PAIRS.drop(columns='module'), POOL), {}),
+    ('give it, or within=None', (PAIRS[['query', 'document']],), {}),
+    ('candidates has no column text', (PAIRS, POOL.rename(columns=dict(text='summary'))), {}),
+    ('no candidate is in a module of the pairs', (PAIRS, POOL[:0]), {}),
+    ('there are no candidates', (PAIRS, []), dict(within=None)),
+    ('candidates are a list, in which no text has a module', (PAIRS, ['a text']), {}),
+    ("candidates are one text, 'far 80'; give a list of texts", (PAIRS, 'far 80'), dict(within=None)),
+    ("candidates are one text, 'far 80'", (PAIRS, 'far 80'), {}),
+    ('row 7 of pairs has the document nan; give it a text, or leave the row out', (spoiled(PAIRS, 7, 'document', np.nan), POOL), {}),
+    ("row 3 of pairs has the query ' '", (spoiled(PAIRS, 3, 'query', ' '), POOL), {}),
+    ('row 2 of candidates has the text 5', (PAIRS, spoiled(POOL, 2, 'text', 5)), {}),
+    ('row 4 of pairs has no module', (spoiled(PAIRS, 4, 'module', None), POOL), {}),
+    *((message, (PAIRS, POOL), options) for message, options in {
+        'num_negatives is 0': dict(num_negatives=0), 'range_min is -1': dict(range_min=-1), "range_max is '9'": dict(range_max='9'),
+        '3 negatives do not fit between range_min 5 and range_max 7': dict(num_negatives=3, range_min=5, range_max=7),
+        "sampling is 'best'": dict(sampling='best'), "sampling 'random' draws from a window; give range_max": dict(sampling='random'), 'near_copies is 1.5': dict(near_copies=1.5),
+        'absolute_margin is nan': dict(absolute_margin=np.nan), 'max_score is inf': dict(max_score=np.inf)}.items())]
+
+@pytest.mark.parametrize('message, arguments, options', MINING, ids=[message for message, *_ in MINING])
+def test_mining_refuses(message, arguments, options):
+    with pytest.raises(ValueError) as refusal: mine_hard_negatives(Angles(), *arguments, **options)
+    assert message in str(refusal.value)
+
+def test_mining_refuses_scorers():
+    with pytest.raises(ValueError, match='has the length 3; a scorer must give vectors of length 1'): mine_hard_negatives(Unnormalised(), PAIRS, POOL)
+    with pytest.raises(ValueError, match='the scorer is of type builtin_function_or_method'): mine_hard_negatives(len, PAIRS, POOL)
+    nothing = mine_hard_negatives(Angles(), PAIRS[:0], POOL)
+    assert not len(nothing) and 'negative' in nothing
+    assert mine_hard_negatives(Angles(), PAIRS, POOL)['negative'].str.startswith('far').all()      # what the refusals spoil works
+
+def test_flags_refuse():
+    def source(*rows): return pd.DataFrame(rows, columns=['query', 'document', 'name', 'split'], dtype=object)
+    with pytest.raises(ValueError, match='text 1 is None'): cleaning.near_duplicates(['text', None])
+    with pytest.raises(ValueError, match='column document: text 1 is nan'): flag_rows(source(('a', 'b', 'x', 'train'), ('a', float('nan'), 'x', 'test')))
+    with pytest.raises(ValueError, match="split 'dev' is none of"): flag_rows(source(('a', 'b', 'x', 'dev')))
+    with pytest.raises(ValueError, match='no column document, name, split'): flag_rows(pd.DataFrame(dict(query=['a'])))
