@@ -137,12 +137,12 @@ def start_embedder(
     recipe: Recipe, # `start` and its fields
     corpus: Corpus, # for a vocabulary and idf weights of its own
     seed: int = 0, # of random vectors
+    run: Path|None = None, # folder of the run that is to start or to go on: see `corpus_tokenizer`
 ) -> Embedder: # untrained
     "The model a recipe starts from."
-    if recipe.start == 'scratch' and recipe.layers:
-        return new_bert(corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean, special_tokens=True), recipe.layers, recipe.hidden_size, recipe.max_length, seed, recipe.dropout)
-    if recipe.static:
-        tokenizer = corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean)
+    if recipe.start == 'scratch':
+        tokenizer = corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean, recipe.layers > 0, run)
+        if recipe.layers: return new_bert(tokenizer, recipe.layers, recipe.hidden_size, recipe.max_length, seed, recipe.dropout)
         embedder = Embedder(StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size), tokenizer, recipe.max_length)
         idf = inverse_document_frequency([t for both in source_tables(embedder, corpus, recipe) for t in both], tokenizer.get_vocab_size())
         generator = torch.Generator().manual_seed(seed)
@@ -229,7 +229,7 @@ def run_stage(
     corpus, out = corpus or mine(), Path(out)
     recipe = chosen_sources(corpus, recipe)
     with processes().main_process_first():                               # which fills the caches of vocabulary and tokens
-        embedder = Embedder.load(init, dropout=recipe.dropout) if init else start_embedder(recipe, corpus, seed)
+        embedder = Embedder.load(init, dropout=recipe.dropout) if init else start_embedder(recipe, corpus, seed, out)
         if embedder.static != recipe.static:
             raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; choose the other recipe or another --init")
         about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(embedder.tokenizer), init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start) else recipe.start)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'LOG', 'learning_rate_at', 'fault', 'paired_change', 'draw_run', 'Stopped',
-           'signals_deferred', 'read_log', 'train', 'finished_run']
+           'signals_deferred', 'keep_tokenizer', 'same_vocabulary', 'read_log', 'train', 'finished_run']
 
 # %% ../nbs/06_training.ipynb #56214a92
 import csv, json, os, shutil, signal, sys, threading, warnings
@@ -20,10 +20,11 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch.nn.utils import get_total_norm
 
 from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked, save_checkpoint
-from .corpus import new_figure, progress_bar
+from .corpus import new_figure, progress_bar, written_aside
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
 from .gradient_cache import Batch, backward, drop_tokens, largest, processes, sum_gradients
@@ -185,6 +186,24 @@ def _restore(tensors, encoder, optimizer):
             p.copy_(like(found, p))
             if moments := {k.rpartition('.')[2]: like(v, p) for k, v in tensors.items() if k.startswith(f'optimizer.{n}.')}: optimizer.state[p] = moments
 
+def keep_tokenizer(
+    tokenizer: Tokenizer, # of the run
+    folder: Path, # of the run
+):
+    "Write tokenizer.json before the first checkpoint: from then on a run does not depend on where its vocabulary came from."
+    try:
+        if not (checkpoint_steps(folder) and (folder/'tokenizer.json').exists()):
+            with written_aside(folder/'tokenizer.json') as aside: tokenizer.save(str(aside))
+    except Exception as error: raise ValueError(f'{folder}/tokenizer.json cannot be written ({error}); make room, and the same command goes on') from None
+
+def same_vocabulary(
+    file: Path, # tokenizer.json of a run; may be missing
+    tokenizer: Tokenizer, # of the run that wants to go on
+) -> bool: # whether both give the same ids, lengths apart
+    "Compare two tokenizers."
+    def what(text): return {name: part for name, part in json.loads(text).items() if name not in ('truncation', 'padding')}
+    return file.exists() and what(file.read_text(encoding='utf-8')) == what(tokenizer.to_str())
+
 def _table(rows):
     "Rows as a DataFrame, or as they are where pandas is missing: training needs none"
     if not find_spec('pandas'): return rows
@@ -267,6 +286,8 @@ def train(
         if saved := load_checkpoint(folder):
             tensors, facts = saved
             if different := differences(about, facts['about']):
+                if about.get('tokenizer') != facts['about'].get('tokenizer') and not same_vocabulary(folder/'tokenizer.json', embedder.tokenizer):
+                    raise ValueError(f'{folder} was trained with another tokenizer, in which the same numbers are other words: no setting lets a run go on with it; choose another --out, or delete it')
                 if not allow_changes: raise ValueError(f"{folder} belongs to another run: {different}; choose another --out, delete it, or say --allow_changes")
                 if accelerator.is_main_process: print(f'{folder}: going on with changes: {different}', file=sys.stderr)
             _restore(tensors, encoder, optimizer)
@@ -288,6 +309,7 @@ def train(
             if measured: _everywhere(lambda: _write_table(measured, folder/'gauges.csv'))
 
         def checkpoint():
+            _everywhere(lambda: keep_tokenizer(embedder.tokenizer, folder))
             tensors = _state(encoder, optimizer) | {f'gauge.{name}': torch.from_numpy(scores) for name, scores in first.items()}
             _everywhere(lambda: save_checkpoint(folder, len(log), tensors, dict(about=about, log=[list(row.values()) for row in log], gauges=measured), keep) and None)
 
