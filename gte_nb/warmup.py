@@ -162,7 +162,7 @@ def warm_up(
 # %% ../nbs/06b_warmup.ipynb #ec9fbc8a
 @call_parse
 def gte_warmup(
-    out: str = None, # folder of the run; the same command goes on where it stopped; default: data/runs/warmup
+    out: str = None, # folder of the run; the same command goes on where it stopped; default: the folder warmup where all runs are, which the first line names
     layers: int = 2, # of the encoder
     hidden_size: int = 128, # length of a vector, a multiple of 64
     vocab_size: int = 12_000, # tokens of the vocabulary
