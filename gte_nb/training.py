@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'ROLL_CALL', 'LOG', 'learning_rate_at', 'fault', 'paired_change', 'draw_run',
-           'Stopped', 'Gone', 'signals_deferred', 'losses_said', 'first_process_first', 'writing', 'keep_tokenizer',
-           'same_vocabulary', 'with_vectors', 'read_log', 'train', 'finished_run']
+           'Stopped', 'Gone', 'signals_deferred', 'losses_said', 'sigterm_said', 'first_process_first', 'writing',
+           'keep_tokenizer', 'same_vocabulary', 'with_vectors', 'read_log', 'train', 'finished_run']
 
 # %% ../nbs/06_training.ipynb #56214a92
 import csv, json, os, shutil, signal, sys, threading, warnings
@@ -16,6 +16,7 @@ from math import isfinite
 from pathlib import Path
 from socket import gethostname
 from time import perf_counter, sleep
+from traceback import clear_frames
 from typing import Callable
 
 import numpy as np
@@ -156,10 +157,10 @@ _turn = count()
 
 def _store(): return dist.distributed_c10d._get_default_store()
 
-def _died(rank):
+def _died(rank, store):
     "Whether a process of this machine is no more"
-    if os.name != 'posix' or not _store().check([f'gte_nb/process/{rank}']): return False
-    host, number = _store().get(f'gte_nb/process/{rank}').decode().split()
+    if os.name != 'posix' or not store.check([f'gte_nb/process/{rank}']): return False
+    host, number = store.get(f'gte_nb/process/{rank}').decode().split()
     if host != gethostname(): return False
     try: os.kill(int(number), 0)                                          # no signal: it only asks
     except OSError as error: return isinstance(error, ProcessLookupError)
@@ -167,14 +168,16 @@ def _died(rank):
 
 def _missing():
     "The processes that have died or do not answer, and which of the two"
-    world, until = processes(), perf_counter() + ROLL_CALL
+    world, store, until = processes(), _store(), perf_counter() + ROLL_CALL
     try:
-        _store().set(f'gte_nb/lost/{world.process_index}', '')
-        while silent := [rank for rank in range(world.num_processes) if not _store().check([f'gte_nb/lost/{rank}'])]:
-            died = [rank for rank in silent if _died(rank)]
-            if died == silent or perf_counter() > until: return died or silent, 'has died' if died else 'does not answer'
+        store.set(f'gte_nb/lost/{world.process_index}', '')
+        if dist.get_backend() == 'gloo': dist.destroy_process_group()     # closes the connections, so that those that wait for this process learn of it at once
+        while silent := [rank for rank in range(world.num_processes) if not store.check([f'gte_nb/lost/{rank}'])]:
+            died = [rank for rank in silent if _died(rank, store)]
+            if died == silent or perf_counter() > until: break
             sleep(0.1)
-        return [], ''
+        if world.is_main_process: sleep(1)                                # without torchrun, the store goes when it goes
+        return (died or silent, 'has died' if died else 'does not answer') if silent else ([], '')
     except RuntimeError: return [0], 'has died'                           # where torchrun does not keep the store, the first process does
 
 @contextmanager
@@ -185,10 +188,25 @@ def losses_said(
     try: yield
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or 'gloo' in str(error)): raise
+        clear_frames(error.__traceback__)                                 # they hold the connections
         gone, what = _missing()
         who = f"process {' and '.join(map(str, gone))} of {processes().num_processes} {what}" if gone else 'the processes of this run have lost each other, or waited too long'
         steps = folder and checkpoint_steps(folder)
         raise Gone(f"{who}; the same command goes on " + (f'from step {steps[0]}' if steps else 'from the beginning')) from None
+
+@contextmanager
+def sigterm_said():
+    "Around a command: let SIGTERM raise Stopped with a sentence where it is not deferred, that is, before the steps begin."
+    owner = os.getpid()
+    def handler(number, frame):
+        if os.getpid() != owner: os._exit(128 + number)                   # a helper that was forked
+        world = processes()
+        died = [rank for rank in range(world.num_processes) if world.num_processes > 1 and _died(rank, _store())]
+        raise Stopped('stopped by SIGTERM' + f", since process {' and '.join(map(str, died))} of {world.num_processes} has died"*bool(died) + '; the same command goes on')
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = signal.signal(signal.SIGTERM, handler)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
 
 @contextmanager
 def first_process_first():
@@ -201,8 +219,8 @@ def first_process_first():
         with signals_deferred() as signals:
             for rank in ranks:
                 while not _store().check([f'{place}/{rank}']):
-                    if signals: raise Stopped(f'stopped while process {rank} of {world.num_processes} was getting ready')
-                    if _died(rank): raise Gone(f'process {rank} of {world.num_processes} has died while it was getting ready; the same command goes on')
+                    if _died(rank, _store()): raise Gone(f'process {rank} of {world.num_processes} has died while it was getting ready; the same command goes on')
+                    if signals: raise Stopped(f'stopped while process {rank} of {world.num_processes} was getting ready; the same command goes on')
                     sleep(0.05)
                 if (said := _store().get(f'{place}/{rank}').decode()) != 'done': raise ValueError(f'process {rank} of {world.num_processes}: {said}')
     _store().set(f'gte_nb/process/{world.process_index}', f'{gethostname()} {os.getpid()}')
@@ -211,7 +229,9 @@ def first_process_first():
     except BaseException as error:
         ended = str(error) or type(error).__name__
         raise
-    finally: _store().set(f'{place}/{world.process_index}', ended)
+    finally:
+        _store().set(f'{place}/{world.process_index}', ended)
+        if ended != 'done' and world.is_main_process: sleep(1)              # so that the others can read it, where the first process keeps the store
     wait_for(range(world.num_processes))
 
 # %% ../nbs/06_training.ipynb #fcfeb316
@@ -286,13 +306,11 @@ def same_vocabulary(
 
 def with_vectors(
     embedder: Embedder, # in training
-    batch: Batch, # for which the loss has raised ValueError
+    batch: Batch, # in which the loss has found a zero vector
 ) -> tuple[Batch, list[str]]: # what can be trained on, and the names of the pairs that are left out
     "Leave out the texts whose vector is zero, because none of their tokens has one: a cosine with them does not exist."
     texts, n = [*batch.queries, *batch.documents, *(batch.negatives or ())], len(batch)
     with torch.no_grad(): zero = (embedder.embed(texts) == 0).all(1).cpu().numpy()
-    absent = np.array([place >= 2*n and not len(ids) for place, ids in enumerate(texts)])
-    if not (zero & ~absent).any(): return batch, []
     lost = zero[:n] | zero[n:2*n]
     kept, k = np.flatnonzero(~lost), len(batch.negatives or ()) // n
     def name(place): return batch.name(place) if batch.name else 'a pair without a name'
@@ -370,6 +388,7 @@ def train(
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder)
     if accelerator.distributed_type == DistributedType.DEEPSPEED: raise ValueError('accelerate is configured for DeepSpeed, whose engine wants to take the steps itself; FSDP shares weights, gradients and moments alike: say --use_fsdp --fsdp_version 2')
     with ExitStack() as hold:
+        signals = hold.enter_context(signals_deferred())                     # held longest: torchrun sends SIGTERM to those that are left
         hold.enter_context(losses_said(folder))
         with first_process_first(): pass                                     # some may have been busy with something else
         if (log := _everywhere(finished_log)) is not None: return log
@@ -420,19 +439,18 @@ def train(
         encoder.train()
         watch = _Watch(folder.name, steps, len(log), log_every, quiet or not accelerator.is_main_process)
         hold.enter_context(watch.bar)
-        signals = hold.enter_context(signals_deferred())
         began = saved = perf_counter()
         wait, skipped = 60 if checkpoint_seconds is None else checkpoint_seconds, 0
 
-        def attempt(batch, step): # the loss, why the step must be skipped, and the batch, without pairs that cannot be trained on
+        def attempt(batch, step, again=False): # the loss, why the step must be skipped, and the batch, without pairs that cannot be trained on
             try: return gradient(embedder, batch, (seed, step)), '', batch
             except NotFinite as error: return float('nan'), str(error), batch
             except ValueError as error:
-                usable, names = with_vectors(embedder, batch) if isinstance(batch, Batch) else (batch, [])
-                if usable is batch: raise ValueError(f'step {step} of {steps}: {error}; {folder} keeps its last checkpoint') from None
+                if again or 'is a zero vector' not in str(error): raise ValueError(f'step {step} of {steps}: {error}; {folder} keeps its last checkpoint') from None
+            usable, names = with_vectors(embedder, batch)
             if names and not left_out and not watch.quiet: watch.say(f'step {step} of {steps}: {names[0]} is left out, since none of its tokens has a vector; others like it are counted')
             for name in names: left_out[name] = left_out.get(name, 0) + 1
-            return attempt(usable, step) if len(usable) else (float('nan'), 'no pair of the batch has a vector', usable)
+            return attempt(usable, step, again=True) if len(usable) else (float('nan'), 'no pair of the batch has a vector', usable)
 
         for step in range(len(log), steps):
             if step % (gauge_every or max(1, steps // 5)) == 0: measure(step)

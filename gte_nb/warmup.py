@@ -24,7 +24,7 @@ from .encoder import Encoder, EncoderConfig
 from .gradient_cache import CHUNK_TOKENS, processes, seed_dropout
 from .mining import open_corpus
 from .sampler import MixtureSampler
-from .training import finished_run, train
+from .training import finished_run, train, writing
 
 # %% ../nbs/06b_warmup.ipynb #0ef45fd8
 VOCABULARY = 2   # raise it when `train_tokenizer` gives another vocabulary for the same texts: cached ones are then trained again
@@ -52,7 +52,8 @@ def corpus_tokenizer(
         file = cache_folder()/'tokenizers'/f'{hashlib.sha256(about.encode()).hexdigest()[:16]}.json'
     if not file.exists():
         texts = [text for source in sources for column in ('query', 'document') for text in training_pairs(corpus, source, clean)[column]]
-        with written_aside(file) as aside: train_tokenizer(texts, vocab_size, special_tokens=False).save(str(aside))
+        with writing('the vocabulary', file.parent), written_aside(file) as aside:
+            aside.write_text(train_tokenizer(texts, vocab_size, special_tokens=False).to_str(pretty=True), encoding='utf-8')
     try: tokenizer = Tokenizer.from_file(str(file))
     except Exception as error: raise ValueError(f'{file} is damaged ({error}); delete it, and the vocabulary is trained again') from None
     return wrap_texts(tokenizer) if special_tokens else tokenizer
