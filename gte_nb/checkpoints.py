@@ -34,7 +34,7 @@ def save_checkpoint(
     facts: dict, # what else is to be known: must go into JSON
     keep: int = 2, # checkpoints that stay, this one included
 ) -> Path: # `folder`/checkpoints/STEP, which holds state.safetensors and state.json
-    "Write a checkpoint, then delete the oldest beyond `keep`. Raises ValueError when it cannot be written; those before it are whole."
+    "Write a checkpoint, then delete the oldest beyond `keep`, and later ones. Raises ValueError when it cannot be written; those before it are whole."
     checkpoints = Path(folder)/'checkpoints'
     aside, target = checkpoints/'.writing', checkpoints/f'{step:09}'
     try:
@@ -51,11 +51,13 @@ def save_checkpoint(
         before = next(iter(checkpoint_steps(folder)), None)
         raise ValueError(f"the checkpoint of step {step} ({sum(t.nbytes for t in tensors.values())/1e6:.0f} MB) cannot be written to {checkpoints}: {getattr(error, 'strerror', None) or error}; make room, and "
                          + (f'the same command goes on from step {before}' if before else 'start again')) from None
-    for old in checkpoint_steps(folder)[keep:]: shutil.rmtree(checkpoints/f'{old:09}', ignore_errors=True)
+    earlier = [old for old in checkpoint_steps(folder) if old <= step]      # a run that is back at this step has found the later ones damaged
+    for old in {*checkpoint_steps(folder)} - {*earlier[:keep]}: shutil.rmtree(checkpoints/f'{old:09}', ignore_errors=True)
     return target
 
 def load_checkpoint(
     folder: str|Path, # of the run
+    quiet: bool = False, # whether to say nothing of damaged ones, as other processes of the run do
 ) -> tuple[dict[str, torch.Tensor], dict]|None: # the tensors and the facts, `step` among them; None: there is no checkpoint
     "The newest checkpoint that is whole; a damaged one is named on stderr and skipped. Raises ValueError when all are damaged."
     if not (steps := checkpoint_steps(folder)): return None
@@ -65,7 +67,8 @@ def load_checkpoint(
             facts = json.loads((path/'state.json').read_text(encoding='utf-8'))
             if facts.pop('sha256') != _digest(path/'state.safetensors'): raise ValueError('its checksum is wrong')
             return load_file(path/'state.safetensors'), facts
-        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error: print(f'checkpoint {path} is damaged ({error}) and skipped', file=sys.stderr)
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+            if not quiet: print(f'checkpoint {path} is damaged ({error}) and skipped', file=sys.stderr)
     raise ValueError(f'all checkpoints in {Path(folder)/"checkpoints"} are damaged; delete that folder to start again')
 
 # %% ../nbs/05b_checkpoints.ipynb #acd762e1

@@ -114,7 +114,7 @@ def draw_gauges(
     import pandas as pd
     if (folder/'log.csv').exists(): log = pd.read_csv(folder/'log.csv')
     else: log = pd.DataFrame((load_checkpoint(folder) or ({}, dict(log=[])))[1]['log'], columns=LOG, dtype=float)
-    return draw_run(log, pd.read_csv(folder/'gauges.csv'), title)
+    return draw_run(log, pd.read_csv(folder/'gauges.csv', dtype=dict(gauge=str)), title)
 
 # %% ../nbs/06a_gauges.ipynb #e68980e1
 def _interval(row): return f'{row.change:+.3f} [{row.low:+.3f}, {row.high:+.3f}]'
@@ -131,13 +131,13 @@ _REMEDIES = ('Remedies: more and more varied sources, mixed with α; a larger ba
 
 def signatures(
     table: 'pd.DataFrame', # gauges.csv of a run, finished or not: step, gauge, score, change, low, high
-    expects: dict[str, str], # gauge → 'rises' (a source that is not trained on) or 'stays' (a task of stage 1, during stage 2)
+    expects: dict[str, str], # gauge → 'rises' (a source that is not trained on), 'stays' (a task of stage 1, during stage 2) or 'learns' (held-out rows of a source that is trained on)
 ) -> list[str]: # one for each kind that is expected
     "Say in a sentence whether a run shows a failure signature of the paper. Raises ValueError for a gauge that was not measured."
     last = table[table['step'] == table['step'].max()].set_index('gauge')
     if unknown := [name for name in expects if name not in last.index]: raise ValueError(f"the run has no gauge {', '.join(unknown)}; it has: {', '.join(last.index)}")
-    if wrong := {name: what for name, what in expects.items() if what not in ('rises', 'stays')}: raise ValueError(f"expectations are 'rises' or 'stays', not {wrong}")
-    step, rises, stays = table['step'].max(), *([name for name in expects if expects[name] == what] for what in ('rises', 'stays'))
+    if wrong := {name: what for name, what in expects.items() if what not in ('rises', 'stays', 'learns')}: raise ValueError(f"expectations are 'rises', 'stays' or 'learns', not {wrong}")
+    step, rises, stays, learns = table['step'].max(), *([name for name in expects if expects[name] == what] for what in ('rises', 'stays', 'learns'))
     if step == 0: return ['No verdict yet: the gauges were read before training only.']
     def each(names): return ', '.join(f'{name} {last.score[name] - last.change[name]:.3f} → {last.score[name]:.3f}' for name in names)
     found = []
@@ -154,4 +154,7 @@ def signatures(
         fallen = [name for name in stays if last.high[name] < 0]
         if fallen: found.append(f"Failure signature 2, forgetting. After {step} steps {len(fallen)} of {len(stays)} tasks of stage 1 have fallen: {', '.join(f'{name} by {_interval(last.loc[name])}' for name in fallen)}. {_REMEDIES[1]}")
         else: found.append(f'No failure signature 2. None of the {len(stays)} tasks of stage 1 ({each(stays)}) has fallen beyond noise after {step} steps.')
+    for name in learns:
+        verdict = 'risen' if last.low[name] > 0 else 'fallen' if last.high[name] < 0 else 'not changed beyond noise'
+        found.append(f'Retrieval on held-out rows ({each([name])}) has {verdict} after {step} steps: {_interval(last.loc[name])}.')
     return found

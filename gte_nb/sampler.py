@@ -80,9 +80,11 @@ def keyed_permutation(
 class MixtureSampler:
     """The batch of any step, as a pure function of `seed` and the step: `sampler[step] -> (source, row_indices)`.
 
-    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row of a source once per pass over it, the last batch of a pass may be
-    shorter; a source smaller than `batch_size` gives batches of its own size. No memory that grows with a source, no state that a checkpoint would need.
-    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source, a `seed` outside of 0 to 2**64 - 1, a negative step."""
+    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row of a source at most once per pass over it. The last batch of a pass may be
+    shorter, and is left out when it would fill less than `min_fill` of one: `left_out` counts these rows, which are others in each pass. A source
+    smaller than `batch_size` gives batches of its own size. No memory that grows with a source, no state that a checkpoint would need.
+    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source, a `min_fill` outside of 0 to 1,
+    a `seed` outside of 0 to 2**64 - 1, a negative step."""
     _block = 2**14                                                        # steps whose sources are drawn together
 
     def __init__(self,
@@ -90,6 +92,7 @@ class MixtureSampler:
         batch_size: int, # rows of a batch
         alpha: float = 0.5, # exponent of `mixing_probs`
         seed: int = 0, # names the whole sequence of batches: 0 to 2**64 - 1
+        min_fill: float = 0.25, # of `batch_size`: a last batch with a smaller share of rows is left out; 0: none is; 1: every short one
     ):
         self.sizes, self.batch_size, self.alpha, self.seed = [index(size) for size in sizes], index(batch_size), alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
@@ -97,6 +100,9 @@ class MixtureSampler:
         if self.batch_size > max(self.sizes):
             raise ValueError(f'batch of {batch_size} is larger than every source (largest: {max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')
         if not 0 <= self.seed < 2**64: raise ValueError(f'seed is {seed}; choose 0 to 2**64 - 1')
+        if not 0 <= min_fill <= 1: raise ValueError(f'min_fill is {min_fill}; choose a share from 0 (no batch is left out) to 1 (every short one is)')
+        rests = [size % self.batch_size if size > self.batch_size else 0 for size in self.sizes]
+        self.left_out = [rest if rest < min_fill * self.batch_size else 0 for rest in rests]     # rows of each source, in each pass
         self._drawn_before = [np.zeros(len(self.sizes), np.int64)]        # per block: draws of each source in all blocks before it
         self._latest = None, None                                         # the block drawn last and its sources
 
@@ -122,7 +128,7 @@ class MixtureSampler:
     def _turn(self, source, drawn):
         "Pass, first and one past the last position for a source that was drawn `drawn` times before"
         size = self.sizes[source]
-        pass_number, batch = divmod(drawn, -(-size // self.batch_size))
+        pass_number, batch = divmod(drawn, -(-(size - self.left_out[source]) // self.batch_size))
         return pass_number, batch * self.batch_size, min((batch + 1) * self.batch_size, size)
 
     def __getitem__(self,

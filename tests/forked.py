@@ -1,0 +1,93 @@
+"Runs in forks of this process, which has imported everything and computed nothing: a start costs milliseconds instead of seconds."
+import json, os, resource, signal, sys, tempfile, time, traceback
+
+import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet, torch._dynamo, torch.distributed.fsdp   # what runs import on their way
+import gte_nb.stages
+from gte_nb.checkpoints import checkpoint_steps
+from gte_nb.sampler import MixtureSampler
+
+class Run:
+    "A function in a process of its own."
+    def __init__(self, work, *arguments, files=None, handles=None, dies_at=None, slow=0., **environment):
+        self.log = tempfile.TemporaryFile('w+', encoding='utf-8')
+        sys.stdout.flush(); sys.stderr.flush()
+        self.process = os.fork()
+        if self.process: return
+        status = 1
+        try:
+            for number in (1, 2): os.dup2(self.log.fileno(), number)
+            sys.stdout = sys.stderr = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)
+            os.environ.update({name: str(value) for name, value in environment.items()})
+            if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))        # bytes of a file: fails in the middle of a write, as a full disk does
+            if handles: resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
+            if dies_at is not None or slow: _at_each_batch(dies_at, slow)
+            work(*arguments)
+            status = 0
+        except SystemExit as error: status = error.code or 0
+        except BaseException: traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+
+    def kill(self, number=signal.SIGKILL): os.kill(self.process, number)
+
+    def wait(self): # exit status, or minus a signal's number; what was printed
+        status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        self.log.seek(0)
+        return status, self.log.read()
+
+    def until(self, condition, seconds=60):
+        "Wait for something that the run does."
+        start = time.monotonic()
+        while not condition():
+            if time.monotonic() - start > seconds: self.kill(); raise AssertionError(f'waited {seconds} s: {self.wait()[1]}')
+            time.sleep(0.01)
+
+def _at_each_batch(dies_at, slow):
+    item = MixtureSampler.__getitem__
+    def batch(self, step):
+        if step == dies_at: os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(slow)
+        return item(self, step)
+    MixtureSampler.__getitem__ = batch
+
+def pretrain(words, **how): return Run(gte_nb.stages.gte_pretrain, list(map(str, words)), **how)
+
+def finetune(words, **how): return Run(gte_nb.stages.gte_finetune, list(map(str, words)), **how)
+
+def done(run): # what it printed
+    status, text = run.wait()
+    assert status == 0, text
+    return text
+
+def refused(run): # its sentence
+    status, text = run.wait()
+    errors = [line for line in text.splitlines() if line.startswith('error: ')]
+    assert status == 1 and len(errors) == 1 and 'Traceback' not in text, text
+    return errors[0]
+
+VERBS, THINGS = 'open close read write copy move sort join'.split(), 'file list tree graph'.split()
+ROWS = [dict(query=f'how to {verb} a {thing}', document=f'def {verb}_{thing}(x): return {verb}(x, {thing!r})') for thing in THINGS for verb in VERBS]
+
+def write(file, rows):
+    file.write_text('\n'.join(map(json.dumps, rows)) + '\n', encoding='utf-8')
+    return file
+
+class Place:
+    "A folder with a file of rows, a cache, and the command that trains on them."
+    def __init__(self, folder, rows=ROWS):
+        self.folder, self.out, self.cache, self.rows = folder, folder/'run', folder/'cache', write(folder/'rows.jsonl', rows)
+
+    def words(self, *more):
+        tiny = '--recipe laptop-scratch --vocab_size 200 --hidden_size 16 --batch_size 8 --steps 12 --gauge_every 0 --checkpoint_seconds 0 --keep 3'.split()
+        return [*tiny, '--corpus', self.rows, '--out', self.out, *more]
+
+    def start(self, *more, stage=pretrain, **how): return stage(self.words(*more), GTE_NB_CACHE=self.cache, **how)
+
+    def killed(self, *more, at=7, **how):
+        assert self.start(*more, dies_at=at, **how).wait()[0] == -signal.SIGKILL
+        assert checkpoint_steps(self.out)[0] == at - 1                     # the batch of a step vouches for the weights before it
+        return self
+
+    @property
+    def weights(self): return (self.out/'model.safetensors').read_bytes()
