@@ -9,13 +9,16 @@ __all__ = ['MINER', 'package_list', 'split_within', 'mine', 'open_corpus', 'unli
 import csv, gc, hashlib, io, json, os, shutil, sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib import metadata
+from multiprocessing import current_process, get_start_method
 from pathlib import Path
 from time import perf_counter
 from zlib import crc32
 
 from fastcore.script import call_parse
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from .cleaning import ALL, LEAKS, RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import CODE_SOURCES, file_rows as code_rows, installed_version, python_files, readme_rows, see_also_rows
@@ -114,6 +117,28 @@ def _link_functions(folder):
         if rows: _write_part(folder, 'see_also', split, number, [dict(zip(_COLUMNS, (*row, package, split))) for row in rows])
     functions.drop(columns='see_also').to_parquet(folder/'functions.parquet', index=False, compression='zstd')
 
+# %% ../nbs/01d_mining.ipynb #4d8e1f60
+@contextmanager
+def _processes(workers, **how):
+    "A pool of processes. Raises ValueError when one of them ends before its work is done."
+    try:
+        with ProcessPoolExecutor(workers, **how) as pool: yield pool
+    except (BrokenProcessPool, EOFError, ConnectionError):
+        why = 'memory may have run out, and fewer workers need less'
+        if get_start_method() != 'fork':
+            why = "a script that mines does so below `if __name__ == '__main__':`, because each process imports the script first; if yours does, " + why
+        raise ValueError(f'a process that mines ended too early: {why}') from None
+
+def _locked(file):
+    "Hold a lock. A process that is still importing the script whose lock it would wait for leaves instead."
+    importing = getattr(current_process(), '_inheriting', False)            # the sign that multiprocessing itself goes by
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()                                                        # the lock would wait for ever where nothing can be written
+        return FileLock(file).acquire(timeout=0 if importing else -1)
+    except Timeout: sys.exit(1)
+    except OSError as e: raise ValueError(f'{file.parent} cannot be written ({e.strerror}); give another --out, or set GTE_NB_CACHE') from None
+
 # %% ../nbs/01d_mining.ipynb #7c7477cb
 def _prepare(folder, public):
     "In each process: index the held-out and the evaluation texts once."
@@ -161,10 +186,7 @@ def mine(
     wanted = sorted((row for row in wanted if row['installed']), key=lambda row: SPLITS.index(row['split']))
     key = hashlib.sha256(json.dumps([MINER, wanted, _evaluation_key(evaluation)]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
-    lock = FileLock(folder.parent/f'.{folder.name}.lock')
-    try: folder.parent.mkdir(parents=True, exist_ok=True); Path(lock.lock_file).touch(); lock.acquire()    # touch: the lock would wait for ever where nothing can be written
-    except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another --out, or set GTE_NB_CACHE') from None
-    with lock:
+    with _locked(folder.parent/f'.{folder.name}.lock'):
         if (folder/'corpus.json').exists():
             if Corpus(folder).manifest['key'] == key: return Corpus(folder)
         elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} holds other things than a corpus; give another --out')
@@ -188,7 +210,7 @@ def _mine_into(folder, wanted, evaluation, workers):
     "Both passes; returns the manifest."
     public = evaluation_texts(evaluation) if evaluation else []             # read here, so that damaged test sets are named, and read once
     jobs, refused = _jobs(wanted), []
-    with ProcessPoolExecutor(workers) as pool, progress_bar(len(jobs), 'mining', 'file') as bar:
+    with _processes(workers) as pool, progress_bar(len(jobs), 'mining', 'file') as bar:
         for future in [pool.submit(_mine_chunk, folder, number, chunk) for number, chunk in _chunks(jobs)]:
             n, bad = future.result()
             refused += bad; bar.update(n)
@@ -196,7 +218,7 @@ def _mine_into(folder, wanted, evaluation, workers):
     report_unread(refused, len(jobs))
     found = {file.name: sum(part.stat().st_size for part in file.iterdir()) for file in (folder/'parts').glob('*') if file.name != 'functions'} if (folder/'parts').exists() else {}
     if not found: raise ValueError(f"no pair found in {', '.join(row['package'] for row in wanted) or 'an empty list'}; name packages with docstrings or texts")
-    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(folder, public)) as pool, progress_bar(len(found), 'cleaning', 'source') as bar:
+    with _processes(workers, initializer=_prepare, initargs=(folder, public)) as pool, progress_bar(len(found), 'cleaning', 'source') as bar:
         entries = {}
         for future in [pool.submit(_finish_source, folder, source) for source in sorted(found, key=found.get, reverse=True)]:
             source, entries[source] = future.result()
