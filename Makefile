@@ -85,8 +85,9 @@ notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write 
 
 README_DIR ?= .
 .PHONY: readme
-readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden
+readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden, and with links from the root
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
+	@$(BIN)/python -c 'import pathlib, re, sys; file = pathlib.Path(sys.argv[1]); file.write_text(re.sub(r"\]\((?![a-z]+:|[#/])", "](nbs/", file.read_text("utf-8")), "utf-8")' '$(README_DIR)/README.md'
 
 test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
 	@$(BIN)/python tests/run.py
