@@ -1,0 +1,100 @@
+"""Evaluation: what is refused and why, what is measured on a user's own rows, and what must agree with mteb."""
+import json, os, warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from gte_nb.corpus import from_files
+from gte_nb.evaluation import BM25, STS, Classification, Clustering, PairClassification, Retrieval, difference, evaluate, vectors
+from gte_nb.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
+
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
+
+def refused(function, says, error=ValueError):
+    "`function` raises one sentence that holds `says`."
+    with pytest.raises(error) as raised: function()
+    assert says in str(raised.value) and '\n' not in str(raised.value)
+
+def letters(texts): return np.array([[text.lower().count(letter) for letter in 'abcdefghijklmnopqrstuvwxyz'] for text in texts], float)
+def same(texts): return np.ones((len(texts), 2))
+PAIRS = ['a', 'b', 'c'], ['b', 'c', 'd']
+
+@pytest.mark.parametrize('make, says', [
+    (lambda: vectors(lambda texts: np.full((len(texts), 2), np.nan), ['a', 'b']), "the first is for text 0, 'a'"),
+    (lambda: vectors(lambda texts: np.ones(3), ['a', 'b']), 'shape (3,) for 2 texts'),
+    (lambda: vectors(None, ['a']), 'NoneType is no model'),
+    (lambda: Retrieval('t', ['a'], [], np.array([0])), '1 queries and 0 documents'),
+    (lambda: Retrieval('t', ['a', 'b'], ['d'], [{0: 1}, {0: 0}]), "the query 'b' has no relevant document"),
+    (lambda: Retrieval('t', ['a'], ['d'], [{3: 1}]), 'asks for document 3, and there are 1'),
+    (lambda: STS('t', ['a']*3, ['b']*3, np.ones(3)), '3 judgements, all the same'),
+    (lambda: STS('t', *PAIRS, np.arange(3)).measure(same), 'the cosines of all 3 pairs of t are 1.000'),
+    (lambda: PairClassification('t', ['a']*3, ['b']*3, np.array([0, 1, 2])), 'the label 2'),
+    (lambda: Classification('t', ['a', 'b'], [0, 1], ['c'], [2]), 'tests the label 2'),
+    (lambda: Clustering('t', [(['a', 'b'], [1, 1])]), 'set 0 of task t has 2 texts, 2 labels and 1 groups'),
+    (lambda: clustering_task('small', ['x', 'y'], [0, 1]), 'small has 2 texts of 2 groups'),
+    (lambda: difference(np.ones(3), np.ones(2)), 'not of the same seeds and queries'),
+])
+def test_a_task_or_a_model_that_could_only_give_a_meaningless_score(make, says): refused(make, says)
+
+# A vector of zeros, whose cosine mteb counts as 1 − ‖a − b‖²/2 for pairs, and as 0 for ranks.
+KNOWN = dict(a=[1., 0], b=[0, 1], c=[1, 1], d=[2, 1], none=[0, 0], nothing=[0, 0])
+def with_zeros(texts): return np.array([KNOWN.get(text, [1, 0]) for text in texts], float)
+ONE, OTHER = list('abcd') + ['none', 'a', 'none'], ['b', 'c', 'd', 'd', 'a', 'nothing', 'nothing']
+
+@pytest.mark.parametrize('task, score', [
+    (STS('t', ONE, OTHER, np.array([0., 3, 4, 5, 1, 2, 2.5])), 'Spearman'),
+    (PairClassification('t', ONE, OTHER, np.array([0, 1, 0, 1, 0, 1, 1])), 'average precision'),
+    (Retrieval('t', ['a', 'none', 'd'], ['b', 'c', 'nothing', 'd'], [{1: 1}, {0: 1, 1: 1, 2: 1, 3: 1}, {3: 1}]), 'nDCG@10'),
+], ids=lambda value: getattr(value, 'type', ''))
+def test_vectors_of_zeros_count_as_in_mteb(task, score):
+    mteb = pytest.importorskip('mteb')
+    from gte_nb.benchmarks import _SCORES, mteb_encoder, mteb_task
+    with warnings.catch_warnings(action='ignore'):
+        found = mteb.evaluate(mteb_encoder(with_zeros, 'zeros', '1'), mteb_task(task), cache=None, co2_tracker=False, show_progress_bar=False)
+    assert np.isclose(task.measure(with_zeros)[score].mean(), found[0].scores['test'][0][_SCORES[task.type][0]], atol=5.01e-6)
+
+def test_bm25_says_of_how_many_texts_it_sees_no_word():
+    blind = Retrieval('t', ['read', '…', '?!'], ['read a file', '—'], [{0: 1}, {1: 1}, {1: 1}])
+    for task, says in ((blind, ['bm25 sees no word in 2 of 3 queries and 1 of 2 documents of t: there it guesses']), (Retrieval('t', ['read'], ['read', 'it'], [{0: 1}]), [])):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter('always')
+            evaluate(BM25(), [task])
+        assert [str(warning.message) for warning in said] == says
+
+# Test sets in a folder, told apart by their columns: what is wrong with one costs that one.
+FIRST, SECOND, IDS = [f'one {i}' for i in range(60)], [f'other {i}' for i in range(60)], [f'd{i}' for i in range(60)]
+SETS = {
+    'gaps': (dict(test=dict(sentence1=['', None, *FIRST[2:]], sentence2=SECOND, score=[0., 1., np.nan, *np.arange(57)])), "gaps-test.parquet: 3 of 60 rows lack a text or a number and are left out, first row 0, whose sentence1 is ''"),
+    'flat': (dict(test=dict(sentence1=FIRST, sentence2=SECOND, score=[3]*60)), 'flat-test.parquet: each score is 3'),
+    'three': (dict(test=dict(sentence1=FIRST, sentence2=SECOND, label=np.arange(60) % 3)), 'three-test.parquet, row 2: 2.0 is no label of a pair'),
+    'strange': (dict(test=dict(a=FIRST, b=SECOND)), 'strange-test.parquet has the columns a, b; it needs sentence1, sentence2, score; or'),
+    'nothing': (dict(test=dict(sentence1=[], sentence2=[], score=[])), 'nothing-test.parquet has no rows'),
+    'lonely': (dict(test=dict(text=FIRST, label=np.arange(60) % 2)), 'add lonely-train.parquet'),
+    'surprise': (dict(train=dict(text=FIRST, label=['a', 'b']*30), test=dict(text=FIRST, label=['a', 'c']*30)), "surprise-test.parquet, row 1: 'c' is a label that surprise-train.parquet lacks"),
+    'vacant': (dict(corpus=dict(id=[], text=[]), test=dict(query_id=IDS, query=FIRST, corpus_id=IDS)), 'vacant-corpus.parquet has no rows'),
+    'twice': (dict(corpus=dict(id=['d0', *IDS[:-1]], text=FIRST), test=dict(query_id=IDS, query=FIRST, corpus_id=IDS)), "twice-corpus.parquet, row 1: 'd0' is the id of an earlier row"),
+    'lost': (dict(corpus=dict(id=IDS[:50], text=FIRST[:50]), test=dict(query_id=IDS, query=FIRST, corpus_id=IDS)), "lost-test.parquet, row 50: 'd50' is no id of lost-corpus.parquet"),
+    'double': (dict(corpus=dict(id=IDS, text=FIRST), test=dict(query_id=['q'] + IDS[1:-1] + ['q'], query=FIRST, corpus_id=IDS)), "double-test.parquet, row 59: 'q' is the query_id of two different queries"),
+    'unjudged': (dict(corpus=dict(id=IDS, text=FIRST), queries=dict(id=IDS, text=FIRST)), 'there is unjudged-corpus.parquet, unjudged-queries.parquet, and no qrels'),
+    'stray': (dict(corpus=dict(id=IDS, text=FIRST), queries=dict(id=IDS[:2], text=FIRST[:2]), qrels=dict(query_id=['d0', 'd7'], corpus_id=['d0', 'd7'], score=[1, 1])), "stray-qrels.parquet, row 1: 'd7' is no id of stray-queries.parquet"),
+    'irrelevant': (dict(corpus=dict(id=IDS, text=FIRST), queries=dict(id=IDS, text=FIRST), qrels=dict(query_id=['d0'], corpus_id=['d0'], score=[0])), 'no query of irrelevant-qrels.parquet has a relevant document'),
+    'untrained': (dict(train=dict(text=FIRST, label=np.arange(60) % 2)), 'there is no untrained-test.parquet'),
+}
+
+@pytest.mark.parametrize('name', SETS)
+def test_a_set_with_a_fault_is_named_and_the_others_go_on(name, tmp_path):
+    parts, says = SETS[name]
+    for role, columns in parts.items(): pd.DataFrame(columns).to_parquet(tmp_path/f'{name}-{role}.parquet')
+    pd.DataFrame(dict(sentence1=FIRST, sentence2=SECOND, score=np.arange(60) % 5)).to_parquet(tmp_path/'good-test.parquet')
+    tasks, notes = local_tasks(tmp_path)
+    assert {task.name: len(task.scores) for task in tasks} == dict(good=60) | ({'gaps': 57} if name == 'gaps' else {}) and sum(says in note for note in notes) == 1
+
+def test_files_that_are_no_set(tmp_path):
+    pd.DataFrame(dict(sentence1=FIRST)).to_parquet(tmp_path/'untitled.parquet')
+    (tmp_path/'cut-test.parquet').write_bytes(b'PAR1 and no more')
+    (tmp_path/'other-test.jsonl').write_text('{}')
+    tasks, notes = local_tasks(tmp_path)
+    for part in ('untitled.parquet is left out', 'cut-test.parquet cannot be read as parquet', 'other-test.jsonl: it is not read'): assert sum(part in note for note in notes) == 1
+    assert not tasks and any('there is no cut-validation.parquet' in note for note in local_tasks(tmp_path, 'validation')[1])
