@@ -13,12 +13,14 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.script import call_parse
+from tokenizers import Tokenizer
 
 from .corpus import Corpus, complain, registry, squeeze, written_aside
-from .embedder import Embedder, rectangles
-from .encoder import mean_pool
+from .embedder import Embedder
+from .folders import pool, read_json, read_modules
 from .training import finished_run
 
 # %% ../nbs/07a_sharing.ipynb #0eadbd4b
@@ -119,12 +121,20 @@ def licences(
 # %% ../nbs/07a_sharing.ipynb #dffebfe2
 _ARXIV, _MARKS = '2308.03281', ('<!-- results -->', '<!-- end of results -->')
 
-def _snippets(static):
+_BY_HAND = dict( # pooling → Python that pools what transformers gives
+    mean="mask = batch['attention_mask'].unsqueeze(-1)                         # mean over the tokens, not over padding\nvectors = (hidden * mask).sum(1) / mask.sum(1)",
+    cls="vectors = hidden[:, 0]                                               # of the first token")
+_POOLED = dict(cls='vector of the first token', max='maximum over the tokens', mean='mean over the tokens', mean_sqrt_len_tokens='sum over the tokens by the root of their number',
+               weightedmean='mean over the tokens, weighted by their place', lasttoken='vector of the last token')   # pooling → words
+
+def _snippets(embedder):
     "How to use the model, tool by tool: Markdown with Python that can be run."
+    settings = embedder.settings
     yield 'sentence-transformers', "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer('MODEL')\nvectors = model.encode(texts)"
-    if not static: yield 'transformers', ("import torch\nfrom transformers import AutoModel, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained('MODEL')\nmodel = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)\n"
-        "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\nwith torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
-        "mask = batch['attention_mask'].unsqueeze(-1)                         # mean over the tokens, not over padding\nvectors = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=1)")
+    if not (embedder.static or len(settings.layers) or settings.truncate_dim or settings.default_prompt_name) and settings.pooling in (('mean',), ('cls',)):
+        yield 'transformers', ("import torch\nfrom transformers import AutoModel, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained('MODEL')\nmodel = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)\n"
+            "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\nwith torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
+            + _BY_HAND[settings.pooling[0]] + '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize)
     yield 'gte_nb', "from gte_nb.embedder import Embedder\n\nmodel = Embedder.load('MODEL')                                       # a folder; of the hub: huggingface_hub.snapshot_download(name)\nvectors = model.encode(texts)"
 
 def _results(rows):
@@ -175,6 +185,7 @@ def model_card(
         library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0], datasets=sorted({hub for hub in listed['hub_id'] if hub}) or None,
         tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb', f'arxiv:{_ARXIV}'], **_index(title, results))
     kind = f'a table of {config.vocab_size:,} token vectors' if embedder.static else f'BERT of {config.num_hidden_layers} layers'
+    made = ['mean over the tokens' if embedder.static else ' and '.join(_POOLED[mode] for mode in embedder.settings.pooling), *(f'{type(layer).__name__} layer' for layer in embedder.settings.layers), *['unit length']*embedder.settings.normalize]
     size = sum(p.numel() for p in embedder.encoder.parameters())
     stages = {1: 'contrastive pre-training on weak pairs', 2: 'contrastive fine-tuning on triples with hard negatives'}
     done = list(dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling') for record in history))
@@ -183,16 +194,16 @@ def model_card(
         values = dict({name: record['about'].get(name, '') for name in fields}, sources=', '.join(record['about'].get('sources', ())), pairs_seen=f"{record['pairs']:,}", minutes=f"{record['seconds']/60:.1f}", date=record['date'], hardware=record['hardware'], versions=record['versions'])
         return {name: ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value for name, value in values.items()}
     columns = [column(record) for record in history]
-    snippets = '\n\n'.join(f'With {tool}:\n\n```python\n{code}\n```' for tool, code in _snippets(embedder.static))
+    snippets = '\n\n'.join(f'With {tool}:\n\n```python\n{code}\n```' for tool, code in _snippets(embedder))
     return _signed(f"""---
 {head.to_yaml()}
 ---
 
 # {title}
 
-A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers of unit length, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
+A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
 
-{_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; mean over the tokens, unit length'), ('reads', f'{embedder.max_length} tokens of a text'),
+{_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; {", ".join(made)}'), ('reads', f'{embedder.max_length} tokens of a text'),
                    ('trained on texts in', ', '.join(['English']*english + ['Python and other code']*code) or 'languages that its maker knows')])}
 
 ## How to use
@@ -275,91 +286,139 @@ def add_results(
 
 # %% ../nbs/07a_sharing.ipynb #564ef24a
 class _Graph(torch.nn.Module):
-    "What is exported: all three inputs, the hidden states."
-    def __init__(self, encoder):
+    "What is exported: token ids → hidden states, and the vectors that the folder's modules make of them."
+    def __init__(self, embedder):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.settings, self.layers, self.width = embedder.encoder, embedder.settings, embedder.settings.layers, embedder.hidden_size
 
-    def forward(self, input_ids, attention_mask, token_type_ids): return self.encoder(input_ids, attention_mask, token_type_ids)
+    def forward(self, input_ids, attention_mask, token_type_ids=None):
+        hidden = self.encoder(input_ids, attention_mask, token_type_ids)
+        vectors = self.layers(pool(hidden, attention_mask, self.settings.pooling))
+        if self.settings.normalize: vectors = torch.nn.functional.normalize(vectors, dim=1)
+        return hidden, vectors[:, :self.width]
 
-_INPUTS, _ONNX = ('input_ids', 'attention_mask', 'token_type_ids'), 'onnx/model.onnx'
+_ONNX = 'onnx/model.onnx'
+_HARD = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe 日本語', 'IN [MASK] Capitals', *('word ' * n for n in (30, 31, 600))]   # texts to compare on
+
+def _tokenizer_files(folder):
+    """The names of what the folder's tokenizer gives. Where tokenizer_config.json leaves them to the version of transformers, they are written
+    into it; special_tokens_map.json, which fastembed before 0.9 wants, is written where it is missing."""
+    file, said = folder/'tokenizer_config.json', read_json(folder/'tokenizer_config.json')
+    if not said: raise ValueError(f'{folder} has no tokenizer_config.json; save the model again with Embedder.save')
+    tokens = folder/'special_tokens_map.json'
+    if not tokens.exists(): _put(tokens, json.dumps({role: token for role, token in said.items() if role.endswith('_token')}, indent=2))
+    if 'model_input_names' not in said:
+        bert = said.get('tokenizer_class', 'BertTokenizer').startswith('BertTokenizer')
+        said['model_input_names'] = ['input_ids', *['token_type_ids']*bert, 'attention_mask']
+        _put(file, json.dumps(said, indent=2))
+    return [name for name in ('input_ids', 'attention_mask', 'token_type_ids') if name in said['model_input_names']]
+
+def _as_others_read(folder, texts):
+    "Token ids and mask by tokenizer.json and tokenizer_config.json alone, (n, tokens) each"
+    said, tokenizer = read_json(folder/'tokenizer_config.json'), Tokenizer.from_file(str(folder/'tokenizer.json'))
+    tokenizer.enable_truncation(said['model_max_length'], direction=said.get('truncation_side', 'right'))
+    tokenizer.enable_padding()
+    encodings = tokenizer.encode_batch(texts)
+    return tuple(np.array([getattr(encoding, name) for encoding in encodings]) for name in ('ids', 'attention_mask'))
 
 def export_onnx(
     folder: str|Path, # of a BERT; receives onnx/model.onnx
 ) -> float: # largest difference of a vector's numbers from those of the encoder
-    "Write an ONNX graph, token ids → hidden states, and check it with ONNX Runtime. Raises ValueError for a static encoder, without the packages, and when vectors differ by more than 1e-4."
+    """Write an ONNX graph, token ids → last_hidden_state and sentence_embedding, and check it with ONNX Runtime and the folder's tokenizer.json.
+    Raises ValueError without the packages, for what the graph cannot express, and when vectors differ by more than 1e-4."""
     if missing := [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]: raise ValueError(f"{' and '.join(missing)} not installed; pip install gte_nb[onnx]")
     import onnxruntime
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-    from torch.export import Dim
     folder = Path(folder)
     embedder = Embedder.load(folder)
     if embedder.static: raise ValueError(f'{folder} holds a table of token vectors: there is nothing to compute but their mean, so it needs no ONNX; model.safetensors has the table')
-    example = tuple(torch.full((2, 3), value) for value in (1, 1, 0))      # three tensors: one and the same would be taken for one input
-    shape = {0: Dim('batch'), 1: Dim('tokens', max=embedder.encoder.config.max_position_embeddings)}
-    loud, quiet = logging.getLogger('torch.onnx').level, logging.ERROR
-    logging.getLogger('torch.onnx').setLevel(quiet)                         # it remarks on packages that nobody asked for
-    try:
-        with warnings.catch_warnings(action='ignore'):
-            program = torch.onnx.export(_Graph(embedder.encoder).eval(), example, input_names=_INPUTS, output_names=['last_hidden_state'], dynamic_shapes=(shape,)*3, dynamo=True, verbose=False)
-    finally: logging.getLogger('torch.onnx').setLevel(loud)
-    ClearMetadataAndDocStringPass()(program.model)
+    if any(embedder.settings.prompts.values()) and not embedder.settings.include_prompt: raise ValueError(f'{folder} leaves its prompts out of the pooling, and a graph of token ids cannot know where they end; use the folder with sentence-transformers')
+    inputs = _tokenizer_files(folder)
+    program = _exported(embedder, inputs)
     program.model.metadata_props['model'] = model_hash(folder)
     with written_aside(folder/_ONNX) as aside:
         program.save(aside, external_data=False)
         session = onnxruntime.InferenceSession(aside, providers=['CPUExecutionProvider'])
-        texts = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe 日本語', *('word ' * n for n in (30, 31, 2 * embedder.max_length))]
-        largest = 0.
-        with torch.no_grad():
-            for _, ids, mask in rectangles(embedder.tokenize(texts), 256):
-                states = session.run(None, dict(zip(_INPUTS, (t.numpy() for t in (ids, mask.long(), torch.zeros_like(ids))))))[0]
-                ours, theirs = (torch.nn.functional.normalize(mean_pool(hidden, mask), dim=1) for hidden in (embedder.encoder.eval()(ids, mask), torch.from_numpy(states)))
-                largest = max(largest, (ours - theirs).abs().max().item())
+        ids, mask = _as_others_read(folder, _HARD)
+        for ours, theirs, kept in zip(embedder.tokenize(_HARD), ids, mask):
+            if not np.array_equal(ours, theirs[kept == 1]): raise ValueError(f'{folder}: tokenizer.json and tokenizer_config.json alone, which is what readers of ONNX look at, give other tokens than the whole folder; save the model again with Embedder.save')
+        found = session.run(['sentence_embedding'], {name: value for name, value in dict(input_ids=ids, attention_mask=mask, token_type_ids=0*ids).items() if name in inputs})[0]
+        largest = float(np.abs(found - embedder.encode(_HARD, prompt='')).max())
         if not largest < 1e-4: raise ValueError(f'{folder}: ONNX Runtime gives vectors that differ by {largest:.0e} from the encoder, so no file was written; try another version of torch or onnxruntime')
     return largest
+
+def _exported(embedder, inputs):
+    "The graph, without the paths of this machine"
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+    from torch.export import Dim
+    example = tuple(torch.full((2, 3), value) for value in (1, 1, 0)[:len(inputs)])          # tensors of their own: one and the same would be taken for one input
+    shape = {0: Dim('batch'), 1: Dim('tokens', max=embedder.encoder.config.max_position_embeddings)}
+    logger = logging.getLogger('torch.onnx')
+    loud, quiet = logger.level, logging.ERROR
+    logger.setLevel(quiet)                                                  # it remarks on packages that nobody asked for
+    try:
+        with warnings.catch_warnings(action='ignore'):
+            program = torch.onnx.export(_Graph(embedder).eval(), example, input_names=inputs, output_names=['last_hidden_state', 'sentence_embedding'],
+                                        dynamic_shapes=(shape,)*len(inputs), dynamo=True, verbose=False)
+    finally: logger.setLevel(loud)
+    ClearMetadataAndDocStringPass()(program.model)
+    return program
 
 # %% ../nbs/07a_sharing.ipynb #5b9c1f2c
 _LOCAL = [re.compile(rb'/(?<![\w:/.-]/)(?:home|root|Users|tmp|mnt|media|scratch|work|usr|opt|var)/[\w.-][^\s"\'\\`)<>\x00-\x1f]*'), re.compile(rb':[\\/]+Users[\\/]+[\w.-]+')]
 _LARGEST = 50 * 10**9   # bytes of a file that the hub takes
 
+_OPTIONAL = ('config.json', 'config_sentence_transformers.json', 'sentence_bert_config.json', 'special_tokens_map.json', 'vocab.txt', _ONNX)
+_AGAIN = 'save the model again with Embedder.save'
+_NEW = {'README.md': 'write one; for a finished run gte_share does', **dict.fromkeys(('LICENSE', 'LICENSE.md'), 'write one, or delete README.md too, and gte_share writes both for a finished run')}
+
+def _present(folder, names):
+    "`names`, all of which are files"
+    for name in names:
+        if not (folder/name).is_file(): raise ValueError(f'{folder} has no {name}; {_NEW.get(name, _AGAIN)}')
+    return names
+
+def _model_files(folder):
+    "Names of what decides the vectors, by modules.json"
+    names = _present(folder, ['README.md', 'modules.json', 'model.safetensors', 'tokenizer.json'])
+    for kind, path in read_modules(folder):
+        if kind == 'Transformer': names += ['config.json', 'tokenizer_config.json']
+        if kind in ('Pooling', 'Dense'): names.append((path/'config.json').relative_to(folder).as_posix())
+        if kind == 'Dense': names.append((path/'model.safetensors').relative_to(folder).as_posix())
+    return _present(folder, names) + [name for name in _OPTIONAL if name not in names and (folder/name).is_file()]
+
+def _card_head(folder):
+    "The head of a card, as the hub reads it"
+    from huggingface_hub import ModelCard
+    file = folder/'README.md'
+    try:
+        text = file.read_text(encoding='utf-8')
+        if not text.startswith('---'): raise ValueError('there is none')
+        head = ModelCard(text).data
+        if not head.license: raise ValueError('it names no license')
+        return head
+    except Exception as error: raise ValueError(f"the head of {file} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---, or delete the file, and gte_share writes a new one for a finished run") from None
+
 def model_files(
     folder: str|Path, # of a model with a card
 ) -> list[tuple[str, int]]: # (name, bytes) of what others need
     "The files to be uploaded, checked. Raises ValueError, naming the file and the way out, for one that is missing, damaged or not of this model."
-    from huggingface_hub import ModelCard
     folder = Path(folder)
-    names = ['README.md', 'config_sentence_transformers.json', 'model.safetensors', 'modules.json', 'tokenizer.json']
-    if (folder/'config.json').exists() or (folder/'1_Pooling').exists(): names += ['1_Pooling/config.json', 'config.json', 'sentence_bert_config.json', 'tokenizer_config.json']
-    again = 'save the model again with Embedder.save'
-    def missing(name): return ValueError(f'{folder} has no {name}; ' + {'README.md': 'write one; for a finished run gte_share does', **dict.fromkeys(('LICENSE', 'LICENSE.md'), 'write one, or delete README.md too, and gte_share writes both for a finished run')}.get(name, again))
-    for name in names:
-        if not (folder/name).is_file(): raise missing(name)
-    try:
-        text = (folder/'README.md').read_text(encoding='utf-8')
-        if not text.startswith('---'): raise ValueError('there is none')
-        card = ModelCard(text)
-        if not card.data.license: raise ValueError('it names no license')
-    except Exception as error: raise ValueError(f"the head of {folder/'README.md'} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---, or delete the file, and gte_share writes a new one for a finished run") from None
-    if card.data.license_link in ('LICENSE', 'LICENSE.md'): names.append(card.data.license_link)
-    if (folder/_ONNX).exists(): names.append(_ONNX)
-    parsed = {}
+    names = _model_files(folder)
+    if (licence := _card_head(folder).license_link) in ('LICENSE', 'LICENSE.md'): names += _present(folder, [licence])
     for name in names:
         file = folder/name
-        if not file.is_file(): raise missing(name)
         if (size := file.stat().st_size) > _LARGEST: raise ValueError(f'{file} has {size/1e9:.0f} GB, and the hub takes files of up to {_LARGEST/1e9:.0f} GB; train a smaller model')
-        if name == 'model.safetensors': continue                            # numbers only, which are looked at below
+        if name.endswith('.safetensors'): continue                          # numbers only, which are looked at below
         content = file.read_bytes()
         if name.endswith('.json'):
-            try: parsed[name] = json.loads(content)
-            except ValueError as error: raise ValueError(f'{file} is damaged ({error}); {again}') from None
+            try: json.loads(content)
+            except ValueError as error: raise ValueError(f'{file} is damaged ({error}); {_AGAIN}') from None
         if leak := next(filter(None, (path.search(content) for path in _LOCAL)), None): raise ValueError(f'{file} holds {leak[0].decode(errors="replace")}, a path of a machine; remove it' + (', or export the file again with gte_share --onnx' if name == _ONNX else ''))
+        if name == _ONNX and model_hash(folder).encode() not in content: raise ValueError(f'{file} was exported before the folder was changed; export it again with gte_share --onnx, or delete it')
     try: embedder = Embedder.load(folder)                                   # shapes against config.json, the vocabulary against the weights, NaN
     except Exception as error: raise ValueError(f'{folder} does not load: {error}') from None
-    if _ONNX in names and model_hash(folder).encode() not in content: raise ValueError(f'{file} was exported before the folder was changed; export it again with gte_share --onnx, or delete it')
-    if not embedder.static:
-        pooling, length = parsed['1_Pooling/config.json'], parsed['sentence_bert_config.json'].get('max_seq_length')
-        if not pooling.get('pooling_mode_mean_tokens') or pooling.get('word_embedding_dimension') != embedder.hidden_size: raise ValueError(f"{folder/'1_Pooling/config.json'} does not say the mean of {embedder.hidden_size} numbers; {again}")
-        if length != parsed['tokenizer_config.json'].get('model_max_length'): raise ValueError(f"{folder/'tokenizer_config.json'} cuts texts elsewhere than sentence_bert_config.json, at {length} tokens; {again}")
+    if not embedder.static and (length := read_json(folder/'tokenizer_config.json').get('model_max_length')) != embedder.max_length:
+        raise ValueError(f"{folder/'tokenizer_config.json'} cuts texts at {length} tokens, and the model reads {embedder.max_length}; {_AGAIN}")
     return [(name, (folder/name).stat().st_size) for name in sorted(names)]
 
 # %% ../nbs/07a_sharing.ipynb #19728cfd

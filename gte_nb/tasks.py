@@ -384,7 +384,7 @@ def find_tasks(
         for suite, makers in suites.items():
             suites[suite] = {name: make for name, make in makers.items() if _MADE_OF.get(name) in (None, *held) or name.lower() in asked}
         suites['default'] = _own(opened(), rows, notes) | suites['default']
-        if 'docstring_code' not in held: notes.append(f'packages are left out: {opened().folder} was not mined from Python packages')
+        if 'docstring_code' not in held: notes.append(f"packages are left out: {', '.join(opened().manifest.get('files', [])) or opened().folder} was not mined from Python packages")
     suites['all'] = suites['default'] | suites['zero-shot']
     chosen, known = {}, {name.lower(): name for name in (*suites['all'], *suites)}
     for name in names:

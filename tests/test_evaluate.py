@@ -98,3 +98,53 @@ def test_files_that_are_no_set(tmp_path):
     tasks, notes = local_tasks(tmp_path)
     for part in ('untitled.parquet is left out', 'cut-test.parquet cannot be read as parquet', 'other-test.jsonl: it is not read'): assert sum(part in note for note in notes) == 1
     assert not tasks and any('there is no cut-validation.parquet' in note for note in local_tasks(tmp_path, 'validation')[1])
+
+# Rows of one's own, in the file that `gte_pretrain --corpus` takes.
+def rows_of(file, splits):
+    rows = [dict(query=f'word{i}', document=f'all about word{i}', split=split) for i, split in enumerate(splits)]
+    file.write_text('\n'.join(json.dumps({key: value for key, value in row.items() if value}) for row in rows))
+    return file
+
+@pytest.mark.parametrize('splits, name, n, tuned, says', [
+    (['train', 'validation', 'test', 'test']*5, 'my', 10, 'my (validation)', ''),
+    (['train', 'validation']*10, 'my (validation)', 10, None, ''),
+    ([None]*20, 'my (train)', 20, None, 'my (train) is measured on rows that training may have seen'),
+])
+def test_own_rows_are_a_task_of_the_rows_that_are_held_out(splits, name, n, tuned, says, tmp_path):
+    corpus = from_files(rows_of(tmp_path/'my.jsonl', splits), tmp_path/'corpus')
+    tasks, notes = find_tasks(['default'], corpus)
+    task = {task.name: task for task in tasks}[name]
+    assert len(task.queries) == len(task.documents) == n and bool(says) == any(says in note for note in notes if says)
+    assert task.measure(BM25())['MRR@10'].mean() == 1
+    assert getattr(tuning_task(corpus), 'name', None) == tuned
+    assert any(note.startswith('packages are left out: my.jsonl') for note in notes)
+
+def test_own_rows_with_several_answers(tmp_path):
+    pairs = [('a', 'one'), ('a', 'two'), ('b', 'two'), ('b', 'three'), ('c', 'four')]
+    (tmp_path/'my.csv').write_text('\n'.join(['query,document', *map(','.join, pairs)]))
+    corpus = from_files(tmp_path/'my.csv', tmp_path/'corpus')
+    task = own_task(corpus, 'my')
+    assert {(task.queries[q], task.documents[d]) for q, right in enumerate(task.right) for d in right} == set(pairs) and task.metric == 'nDCG@10'
+    few = own_task(corpus, 'my', rows=2)                                # queries are drawn, with all of their answers
+    assert len(few.queries) == 2 and {(few.queries[q], few.documents[d]) for q, right in enumerate(few.right) for d in right} == {(q, d) for q, d in pairs if q in few.queries}
+
+def test_own_rows_that_leave_nothing_to_choose(tmp_path):
+    (tmp_path/'my.csv').write_text('query,document\na,one\nb,one')
+    refused(lambda: own_task(from_files(tmp_path/'my.csv', tmp_path/'corpus'), 'my'), 'the train rows of my have 1 document; give at least two')
+
+def no_corpus(*_): raise AssertionError('the corpus was opened')
+MINED = SimpleNamespace(manifest=dict(rows=dict(docstring_code={})), folder='a corpus')
+
+@pytest.mark.parametrize('names, corpus, says', [
+    (['packges (names maskd)'], MINED, "no task or suite is called 'packges (names maskd)'; near it: packages (names masked)"),
+    (['zeroshot'], MINED, 'near it: zero-shot'),
+    ([], no_corpus, 'no task is named'),
+    (['Python: docstring → function'], no_corpus, 'docstring_code was trained on'),
+])
+def test_names_that_are_no_task(names, corpus, says): refused(lambda: find_tasks(names, corpus), says)
+
+def test_tasks_that_need_no_corpus_do_not_open_it(tmp_path, monkeypatch):
+    monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path))
+    pd.DataFrame(dict(sentence1=FIRST, sentence2=SECOND, score=np.arange(60) % 5)).to_parquet(tmp_path/'Mine-test.parquet')
+    assert [task.name for task in find_tasks(['mine'], no_corpus)[0]] == ['Mine']
+    with pytest.raises(AssertionError): find_tasks(['default'], no_corpus)
