@@ -201,7 +201,7 @@ def model_card(
 
 # {title}
 
-A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
+A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers{' of unit length'*embedder.settings.normalize}, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
 
 {_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; {", ".join(made)}'), ('reads', f'{embedder.max_length} tokens of a text'),
                    ('trained on texts in', ', '.join(['English']*english + ['Python and other code']*code) or 'languages that its maker knows')])}
@@ -216,7 +216,7 @@ texts = ['read a csv file in chunks', 'def read_csv(path): ...']
 
 {snippets}
 
-`vectors @ vectors.T` are the cosines.{' The AutoModel of transformers has no class for a table of token vectors.' if embedder.static else ''}
+{'`vectors @ vectors.T` are the cosines.' if embedder.settings.normalize else 'Compare vectors by their cosine.'}{' The AutoModel of transformers has no class for a table of token vectors.' if embedder.static else ''}
 
 ## Results
 
