@@ -110,8 +110,9 @@ def mteb_task(
         if task.type == 'PairClassification': return {split: table(**{self.input1_column_name: task.sentences1, self.input2_column_name: task.sentences2, self.label_column_name: task.labels})}
         if task.type == 'Clustering': return {split: table(**{self.input_column_name: [list(texts) for texts, _ in task.sets], self.label_column_name: [list(labels) for _, labels in task.sets]})}
         if task.type == 'Classification':
+            kinds = np.unique(task.train_labels)                            # as numbers: mteb cannot score two labels that are words
             parts = {self.train_split: (task.train_texts, task.train_labels), split: (task.test_texts, task.test_labels)}
-            return DatasetDict({part: table(**{self.input_column_name: texts, self.label_column_name: labels}) for part, (texts, labels) in parts.items()})
+            return DatasetDict({part: table(**{self.input_column_name: texts, self.label_column_name: np.searchsorted(kinds, labels)}) for part, (texts, labels) in parts.items()})
         def named(letter, texts): return table(id=[f'{letter}{i}' for i in range(len(texts))], text=texts)
         return {split: dict(queries=named('q', task.queries), corpus=named('d', task.documents),
             relevant_docs={f'q{i}': {f'd{d}': max(1, round(grade)) for d, grade in right.items()} for i, right in enumerate(task.right)},

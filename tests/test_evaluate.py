@@ -1,12 +1,21 @@
 """Evaluation: what is refused and why, what is measured on a user's own rows, and what must agree with mteb."""
-import json, os, warnings
+import json, os, shutil, sys, warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from fastcore.script import anno_parser
 
-from gte_nb.corpus import from_files
+from gte_nb import scores
+from gte_nb.corpus import from_files, runs_folder
+from gte_nb.embedder import Embedder, minilm_folder, train_tokenizer
+from gte_nb.encoder import Encoder, EncoderConfig
+from gte_nb.folders import Settings
+from gte_nb.mining import open_corpus
+from gte_nb.scores import gte_evaluate, load_model
+from gte_nb.sharing import model_hash
 from gte_nb.evaluation import BM25, STS, Classification, Clustering, PairClassification, Retrieval, difference, evaluate, vectors
 from gte_nb.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
 
@@ -148,3 +157,175 @@ def test_tasks_that_need_no_corpus_do_not_open_it(tmp_path, monkeypatch):
     pd.DataFrame(dict(sentence1=FIRST, sentence2=SECOND, score=np.arange(60) % 5)).to_parquet(tmp_path/'Mine-test.parquet')
     assert [task.name for task in find_tasks(['mine'], no_corpus)[0]] == ['Mine']
     with pytest.raises(AssertionError): find_tasks(['default'], no_corpus)
+
+# Models by name: in our encoder where it computes them, otherwise in sentence-transformers.
+WORDS = [f'word{i} about {other}' for i in range(12) for other in ('files', 'music')]
+
+@pytest.fixture(scope='module')
+def distilbert(tmp_path_factory):
+    "A folder of sentence-transformers whose architecture is not computed here."
+    sentence_transformers = pytest.importorskip('sentence_transformers')
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+    folder, start = tmp_path_factory.mktemp('theirs'), tmp_path_factory.mktemp('start')
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), dim=32, n_layers=1, n_heads=2, hidden_dim=64, max_position_embeddings=64)).save_pretrained(start)
+    tokenizer.save_pretrained(start)
+    model = Transformer(str(start), max_seq_length=32)
+    sentence_transformers.SentenceTransformer(modules=[model, Pooling(32)], prompts=dict(query='find: ', Classification='label: '), device='cpu').save(str(folder))
+    return folder
+
+def bert(folder, **settings):
+    torch.manual_seed(0)
+    tokenizer = Embedder.load(keep_layers=(0,)).tokenizer
+    config = EncoderConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                           intermediate_size=64, initializer_range=0.5)                # so wide that texts differ by more than rounding
+    Embedder(Encoder(config), tokenizer, 32, Settings(**settings)).save(folder)
+    return folder
+
+def theirs(folder):
+    from sentence_transformers import SentenceTransformer
+    return SentenceTransformer(str(folder), device='cpu')
+
+def test_a_folder_is_run_as_it_says(tmp_path):
+    pytest.importorskip('sentence_transformers')
+    found = {}
+    for name, settings in dict(mean={}, cls=dict(pooling=('cls',)), prompt=dict(prompts=dict(query='q: '), default_prompt_name='query')).items():
+        model, key, _ = load_model(str(bert(tmp_path/name, **settings)), None)
+        assert isinstance(model, Embedder) and key == model_hash(tmp_path/name)
+        assert np.abs(model.encode(WORDS) - theirs(tmp_path/name).encode(WORDS, show_progress_bar=False)).max() < 1e-5
+        found[key] = model
+    assert len(found) == 3                                              # the weights of all three are the same
+
+def test_what_is_not_computed_here_runs_in_its_own_library(distilbert, tmp_path):
+    model, key, about = load_model(str(distilbert), None)
+    assert type(model).__name__ == 'SentenceTransformer' and key == model_hash(distilbert) and about['label'] == str(distilbert)
+    shutil.copytree(distilbert, tmp_path/'cls')
+    pooling = json.loads((tmp_path/'cls'/'1_Pooling'/'config.json').read_text())
+    (tmp_path/'cls'/'1_Pooling'/'config.json').write_text(json.dumps(pooling | dict(pooling_mode='cls')))
+    other, other_key, _ = load_model(str(tmp_path/'cls'), None)
+    assert key != other_key and np.abs(model.encode(WORDS) - other.encode(WORDS)).max() > 1e-3
+
+def test_a_folder_of_model2vec(tmp_path):
+    model2vec = pytest.importorskip('model2vec')
+    tokenizer = train_tokenizer(WORDS, 100, special_tokens=False)
+    mine = model2vec.StaticModel(np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), 8)).astype(np.float32), tokenizer, normalize=True)
+    mine.save_pretrained(tmp_path)
+    assert (tmp_path/'config.json').exists() and (tmp_path/'modules.json').exists()
+    model, key, _ = load_model(str(tmp_path), None)
+    assert isinstance(model, Embedder) and key == model_hash(tmp_path)
+    texts = [*WORDS, '', 'ξένος word1']
+    assert np.abs(model.encode(texts) - mine.encode(texts)).max() < 1e-5
+
+def test_the_packaged_model_is_named_by_its_folder(): assert load_model('all-MiniLM-L6-v2', None)[1] == model_hash(minilm_folder())
+
+def empty(folder): pass
+def only_a_config(folder): (folder/'config.json').write_text('{"model_type": "bert"}')
+def pickled(folder):
+    (folder/'config.json').write_text('{"model_type": "gpt2"}')
+    (folder/'pytorch_model.bin').write_bytes(b'')
+
+@pytest.mark.parametrize('make, says', [(empty, 'holds no model (no config.json'), (only_a_config, 'holds no'), (pickled, 'pytorch_model.bin is a pickle, which is never loaded here')])
+def test_folders_that_are_no_model(make, says, tmp_path):
+    make(tmp_path)
+    refused(lambda: load_model(str(tmp_path), None), says, (ValueError, FileNotFoundError))
+
+def test_names_that_are_no_model(): refused(lambda: load_model('no-such-model', None), "no-such-model is no folder with a model, nor 'bm25'")
+
+def test_without_the_library_that_computes_a_model(distilbert, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'sentence_transformers', None)
+    refused(lambda: load_model(str(distilbert), None), 'asks for the architecture distilbert, which is not computed here')
+    refused(lambda: load_model(str(distilbert), None), 'pip install sentence-transformers')
+
+@pytest.fixture(scope='module')
+def judged():
+    "A task of each kind that mteb embeds in another way: with query and document prompts, with a prompt for the type, without any."
+    rng = np.random.default_rng(0)
+    return [Retrieval('search', WORDS[:6], WORDS, [{i: 1, i + 6: 1} for i in range(6)]), Classification('kinds', WORDS, ['files', 'music']*12, WORDS[::-1], ['music', 'files']*12),
+            STS('likeness', WORDS[:-1], WORDS[1:], rng.random(23))]
+
+@pytest.mark.parametrize('settings', [
+    dict(pooling=('cls',), normalize=False, prompts=dict(query='find: ', document='found: ', Classification='label: ')),
+    dict(normalize=False, similarity='dot', prompts=dict(query='find: ', other='no task of mteb: '), default_prompt_name='query'),
+    None,                                                               # the folder that runs in sentence-transformers
+], ids=['cls', 'dot', 'theirs'])
+def test_a_benchmark_is_what_mteb_makes_of_the_folder(settings, judged, distilbert, tmp_path):
+    mteb = pytest.importorskip('mteb')
+    from mteb.models import SentenceTransformerEncoderWrapper
+    from gte_nb.benchmarks import _SCORES, mteb_task, run_benchmark
+    folder = distilbert if settings is None else bert(tmp_path/'model', **settings)
+    model, key, _ = load_model(str(folder), None)
+    found = run_benchmark(model, ','.join(task.name for task in judged), tmp_path/'results', 'mine', key, judged).set_index('task')['score']
+    with warnings.catch_warnings(action='ignore'):
+        wrapped = SentenceTransformerEncoderWrapper(theirs(folder))
+        for task in judged:
+            scores = mteb.evaluate(wrapped, mteb_task(task), cache=None, co2_tracker=False, show_progress_bar=False)[0].scores['test'][0]
+            main, ours = _SCORES[task.type]
+            assert np.isclose(found[task.name], scores[main], atol=1e-6)
+            if task.name != 'kinds': assert np.isclose(task.measure(model)[ours].mean(), scores[main], atol=5.01e-6)      # chapter 09 knows no prompts by name
+
+# The commands, on files of one's own.
+@pytest.fixture
+def evaluated(tmp_path, monkeypatch, capsys):
+    "What `gte_evaluate` prints, without a corpus of the project and without public test sets."
+    monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
+    monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path))
+    monkeypatch.setattr(scores, 'open_corpus', lambda paths: open_corpus(paths) if paths else no_corpus())
+    def command(models, **how):
+        try: gte_evaluate(models, out=str(tmp_path/'out'), **how)
+        except SystemExit: pass
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+    return command
+
+def test_bm25_and_a_model_on_own_rows(evaluated, tmp_path):
+    printed = evaluated(['bm25', str(bert(tmp_path/'model'))], corpus=[str(rows_of(tmp_path/'my.jsonl', [None]*20))], tasks='my (train)')
+    assert 'my (train) (MRR@10)  1.000 [1.000, 1.000]' in printed and 'my (train) is measured on rows that training may have seen' in printed
+    assert 'bm25: this corpus has no validation rows to choose k1 and b on' in printed and printed.count('rows that training may have seen') == 1
+
+def test_a_corpus_of_several_files(evaluated, tmp_path):
+    files = [str(rows_of(tmp_path/f'{name}.jsonl', ['test', 'train']*5)) for name in ('one', 'two')]
+    evaluated(['bm25'], corpus=files, tasks='one')
+    assert pd.read_csv(tmp_path/'out'/'evaluation.csv')['n'].tolist() == [5]*5           # the two files hold the same rows
+
+def test_a_changed_folder_is_measured_again(evaluated, tmp_path):
+    task = Retrieval('my', (texts := [f'word{i}' for i in range(20)]), [f'all about {text}' for text in texts], np.arange(20))
+    rows, folder = str(rows_of(tmp_path/'my.jsonl', ['test']*20)), tmp_path/'model'
+    for settings in ({}, dict(pooling=('cls',)), {}):
+        bert(folder, **settings)
+        evaluated([str(folder)], corpus=[rows], tasks='my')
+        assert np.isclose(pd.read_csv(tmp_path/'out'/'evaluation.csv').query('metric == "MRR@10"')['score'].item(), task.measure(Embedder.load(folder))['MRR@10'].mean())
+
+def test_own_test_sets_need_no_corpus(evaluated, tmp_path):
+    pd.DataFrame(dict(sentence1=FIRST, sentence2=SECOND, score=np.arange(60) % 5)).to_parquet(tmp_path/'Mine-test.parquet')
+    assert 'Mine (Spearman)' in evaluated([str(bert(tmp_path/'model'))], tasks='Mine')
+
+@pytest.mark.parametrize('how, says', [
+    (dict(tasks='STSbenchmarc', corpus=True), 'error: no task or suite is called'),
+    (dict(benchmark='STSBenchmark'), 'error: bm25 gives no vectors'),
+    (dict(corpus=['nowhere.jsonl']), 'error: nowhere.jsonl'),
+])
+def test_what_the_command_refuses(how, says, evaluated, tmp_path):
+    if how.get('corpus') is True: how = how | dict(corpus=[str(rows_of(tmp_path/'my.jsonl', ['test']*20))])
+    assert says in evaluated(['bm25'], **how)
+
+def test_help_names_the_folder_that_is_written(capsys):
+    anno_parser(gte_evaluate, 'gte_evaluate').print_help()
+    assert f"default: {runs_folder()/'evaluation'}".replace(' ', '') in ''.join(capsys.readouterr().out.split())
+
+# The recorded tables, where there is no checkout or no IPython.
+TABLES = scores.scoreboard_from_results, scores.claims_from_results, scores.zero_shot_from_results, scores.zero_shot_claims, scores.recorded_table, lambda: scores.recorded('evaluation')
+
+@pytest.mark.parametrize('table', TABLES, ids=lambda f: f.__name__)
+def test_no_recorded_results(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, 'data_folder', lambda: tmp_path)
+    refused(table, 'is missing: recorded results travel with a checkout of the project', FileNotFoundError)
+
+@pytest.mark.parametrize('table', TABLES[:3], ids=lambda f: f.__name__)
+def test_no_ipython(table, tmp_path, monkeypatch):
+    if not (scores.data_folder()/'results'/'items.csv').exists(): pytest.skip('no recorded results')
+    monkeypatch.setitem(sys.modules, 'IPython', None)
+    monkeypatch.setattr(scores, 'bootstrap', lambda values: (values.mean(),)*3)          # the intervals would take their time
+    monkeypatch.setattr(scores, '_table', scores._table.__wrapped__)
+    refused(table, 'a table is shown by IPython, which is not installed; get it with: pip install ipython')
