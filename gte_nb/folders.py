@@ -37,7 +37,7 @@ def pool(
     skip: int = 0, # tokens at the start that are not pooled
 ) -> torch.Tensor: # (batch, modes × hidden) one vector per text
     "Pool the token vectors in each of the ways that `modes` names, and concatenate."
-    kept, rows = attention_mask.bool(), torch.arange(len(hidden), device=hidden.device)
+    kept, rows = attention_mask.bool(), torch.arange(hidden.shape[0], device=hidden.device)
     place = torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
     if skip: kept = kept & (place > skip)
     def one(mode):
