@@ -462,11 +462,11 @@ def clustered(
 
 def _own(part):
     "Of these tasks: other seeds, other queries"
-    return part if isinstance(part, Estimate) else two_way(joined(part) if isinstance(part, dict) else part)
+    return part[0] if isinstance(part, tuple) else two_way(joined(part) if isinstance(part, dict) else part)
 
 def _other(part):
     "Of tasks like these; of one task, of other clusters of it. None where the rows do not say"
-    if not isinstance(part, dict): return None
+    if not isinstance(part, dict): return part[1] if isinstance(part, tuple) else None
     if len(part) > 2: return two_way(np.stack([values.mean(1) for values in part.values()], axis=1))
     (task, values), *more = part.items()
     labels = clusters().get(task, ())
@@ -505,7 +505,7 @@ class Judgement:
 class Claim:
     "A sentence, and what must be above 0 if it is true here."
     paper: str # what is said
-    parts: dict # comparison → paired differences of a score between 0 and 1: task → (seeds, items), or (seeds, items), or their Estimate
+    parts: dict # comparison → paired differences of a score between 0 and 1: task → (seeds, items), or (seeds, items), or two estimates, of these tasks and of others
     published: str = '' # the paper's own difference, where it gives one
     added: bool = False # whether we say it, and not the paper
 
@@ -543,11 +543,12 @@ class Claim:
 
     def told(self) -> str: # a line of Markdown
         "The claim, its verdicts and its figures."
-        judged = Judgement([*self.own.values()])
-        unseen = f' (it would see {100*judged.smallest:.1f})' if judged.verdict == 'cannot tell' else ''
-        beyond = f" On other tasks: {Judgement([*self.other.values()]).verdict}, {'; '.join(points(*estimate.interval()) for estimate in self.other.values())}." if self.other else ''
-        paper = f' The paper: {self.published}.' if self.published else ''
-        return f"**{self.paper[0].upper()}{self.paper[1:]}: {judged.verdict}**{unseen}. {self.measured} points, {self.seeds} seed{'s'*(self.seeds != '1')}.{beyond}{paper}"
+        single = any(isinstance(part, dict) and len(part) == 1 for part in self.parts.values())
+        said = [f'**{self.paper}: {_said(Judgement([*self.own.values()]))}**.', f"{self.measured} points, {self.seeds} seed{'s'*(self.seeds != '1')}."]
+        if self.other:
+            ends = '; '.join(points(*estimate.interval()) for estimate in self.other.values())
+            said.append(f"On other {'packages or headwords' if single else 'tasks'}: {_said(Judgement([*self.other.values()]))}, {ends}.")
+        return ' '.join(said + [f'The paper: {self.published}.']*bool(self.published))
 
 def all_claims() -> list[tuple[str, Claim]]: # (experiment, claim)
     "Of every experiment that has some and recorded rows."
@@ -565,10 +566,12 @@ def standing(
     direction, within = (holm([getattr(one, p) for one in judged]) < 0.05 for p in ('direction', 'within'))
     return np.array([dict(holds=d, **{'does not hold': d, 'cannot tell': False}).get(one.verdict, w) for one, d, w in zip(judged, direction, within)])
 
-def _said(judged, stands):
+def _said(judged, stands=False):
     "A verdict as a table shows it"
-    if judged.verdict == 'cannot tell': return f'cannot tell (sees {100*judged.smallest:.1f})' if min(one.seeds for one in judged.estimates) > 2 else 'cannot tell'
-    return f'**{judged.verdict}**' if stands else judged.verdict
+    if judged.verdict == 'cannot tell':
+        return judged.verdict + f' (sees {100*judged.smallest:.1f})'*(min(one.seeds for one in judged.estimates) > 2)
+    small = f', by less than {100*MARGIN:g}'*(judged.within < 0.05 and 'hold' in judged.verdict)
+    return (f'**{judged.verdict}**' if stands else judged.verdict) + small
 
 def _table(title, claims):
     "Lines of Markdown, a line for each claim, and how many there are of each verdict"
