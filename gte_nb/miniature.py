@@ -112,11 +112,12 @@ def cluster_rows(
     sources: tuple[str, ...] = (*UNSEEN, *EXAMINED), # of it
     rows: int = 300, # queries of each, as the exams have them
 ) -> list[dict]: # corpus, task, kind, clusters: a number for each query, in the exam's order
-    "Packages where there are five or more of them, otherwise modules: headwords, terms, articles. `data/results/clusters.csv` holds them."
+    "Packages where there are five or more and none has half of the queries, otherwise modules: headwords, terms, articles. `data/results/clusters.csv` holds them."
     found = []
     for source in sources:
         pairs = held_out_pairs(corpus, source, rows, 'test')
-        kind = 'package' if pairs['package'].nunique() > 4 else 'module'
+        shares = pairs['package'].value_counts(normalize=True)
+        kind = 'package' if len(shares) > 4 and shares.max() < 0.5 else 'module'
         numbers = pd.factorize(pairs[kind])[0]
         found.append(dict(corpus=corpus.fingerprint, task=source, kind=kind, clusters=' '.join(map(str, numbers))))
     return found
