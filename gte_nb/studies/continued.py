@@ -102,5 +102,5 @@ def claims(
 ) -> list[Claim]: # empty until the tests are recorded
     "A gain on both tests."
     if not {'test/chosen/bert', 'test/start/bert'} <= set(rows['arm']): return []
-    return [Claim('all-MiniLM-L6-v2 gains on code search and similarity from more training (not in the paper)',
-                  {task: item_scores(rows, 'test/chosen/bert', task).to_numpy() - item_scores(rows, 'test/start/bert', task).to_numpy() for task in TASKS})]   # the packaged model has no seed
+    def gained(task): return item_scores(rows, 'test/chosen/bert', task).to_numpy() - item_scores(rows, 'test/start/bert', task).to_numpy()   # the packaged model has no seed
+    return [Claim('all-MiniLM-L6-v2 gains on code search and on similarity from more training', {task: gained(task) for task in TASKS}, added=True)]
