@@ -149,6 +149,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.corpus._negatives': ('corpus.html#_negatives', 'gte_nb/corpus.py'),
                                'gte_nb.corpus._open': ('corpus.html#_open', 'gte_nb/corpus.py'),
                                'gte_nb.corpus._parquet_rows': ('corpus.html#_parquet_rows', 'gte_nb/corpus.py'),
+                               'gte_nb.corpus._parts': ('corpus.html#_parts', 'gte_nb/corpus.py'),
                                'gte_nb.corpus._read_file': ('corpus.html#_read_file', 'gte_nb/corpus.py'),
                                'gte_nb.corpus._read_files': ('corpus.html#_read_files', 'gte_nb/corpus.py'),
                                'gte_nb.corpus._renamed': ('corpus.html#_renamed', 'gte_nb/corpus.py'),

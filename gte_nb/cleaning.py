@@ -36,8 +36,10 @@ def _alphabet():
     every = ''.join(map(chr, range(0x110000)))
     kinds, of = np.zeros(len(every), np.uint8), character_classes()
     marks = of['marks'] + of['unspaced_marks']
-    for bit, pattern in ((_LETTER, rf'(?:[^\W\d_]|[{marks}])+'), (_DIGIT, r'[\d_]+'), (_VISIBLE, r'\S+'), (_SIGN, rf'[{SIGNS}!{of["signs"]}-]+'),
-                         (_UNSPACED, rf'[{of["unspaced"]}{of["unspaced_marks"]}]+'), (_MARK, rf'[{marks}]+')):
+    patterns = {_LETTER: rf'(?:[^\W\d_]|[{marks}])+', _DIGIT: r'[\d_]+', _VISIBLE: r'\S+',
+                _MARK: rf'[{marks}]+', _SIGN: rf'[{SIGNS}!{of["signs"]}-]+',
+                _UNSPACED: rf'[{of["unspaced"]}{of["unspaced_marks"]}]+'}
+    for bit, pattern in patterns.items():
         for match in re.finditer(pattern, every): kinds[match.start():match.end()] |= bit
     kinds[[i for i, char in enumerate(every) if char.isupper()]] |= _UPPER
     numbers = np.random.default_rng(0).integers(1, 2**64, len(every), dtype=np.uint64)
@@ -90,18 +92,21 @@ class _Words:
         "(word or ~text, hash) of the signs behind a word, or of a text before its first word, in order."
         at = np.flatnonzero(self.kinds & _SIGN > 0)
         sign, before, after = self.codes[at], self.kinds[at - 1] & _WORD > 0, self.kinds[at + 1] & _WORD > 0
-        at = at[~((sign == ord('-')) & before & after | (sign == ord('!')) & ~after & (self.codes[at + 1] != ord('=')))]
+        hyphen = (sign == ord('-')) & before & after
+        exclamation = (sign == ord('!')) & ~after & (self.codes[at + 1] != ord('='))
+        at = at[~(hyphen | exclamation)]
         if not len(at): return np.zeros(0, np.int64), np.zeros(0, np.uint64)
-        place = np.searchsorted(self.starts, at) - 1                        # the word before it, which may be of an earlier text
+        place = np.searchsorted(self.starts, at) - 1      # the word before it, perhaps of an earlier text
         ends = np.r_[0, np.repeat(np.r_[self.offsets[1:], len(self.codes)], np.diff(self.first))]
         leads = np.flatnonzero(at >= ends[place + 1])
         place[leads] = ~(np.searchsorted(self.offsets, at[leads], 'right') - 1)
         begin = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
-        return place[begin], _segment_hash(_mix(self.codes[at].astype(np.uint64) * np.uint64(_BASE)), begin, np.r_[begin[1:], len(at)])
+        numbers = _mix(self.codes[at].astype(np.uint64) * np.uint64(_BASE))
+        return place[begin], _segment_hash(numbers, begin, np.r_[begin[1:], len(at)])
 
     @cached_property
     def hashes(self):
-        "(words) 64 bits: a hash of the word with the signs behind it; those before the first word go with it."
+        "(words) 64 bits: a hash of the word with the signs behind it, and before it if it is the first."
         place, signs = self.signs
         hashes, behind = self.bare.copy(), place >= 0
         hashes[place[behind]] = _mix(hashes[place[behind]] * np.uint64(_BASE) + signs[behind])
@@ -114,8 +119,8 @@ class _Words:
     @property
     def exact(self):
         "(texts) 64 bits: a hash of all words and signs."
-        place, signs = self.signs
-        exact, text, signs = _segment_hash(self.hashes, self.first[:-1], self.first[1:]), ~place[place < 0], signs[place < 0]
+        (place, signs), exact = self.signs, _segment_hash(self.hashes, self.first[:-1], self.first[1:])
+        text, signs = ~place[place < 0], signs[place < 0]
         wordless = self.first[text] == self.first[text + 1]
         exact[text[wordless]] = signs[wordless]
         return exact
@@ -125,18 +130,20 @@ def _word_edges(kinds):
     inside = np.r_[False, kinds & _WORD > 0]
     edge = inside[1:] != inside[:-1]
     if (unspaced := kinds & _UNSPACED > 0).any():
-        cut = inside[1:] & inside[:-1] & (unspaced & (kinds & _MARK == 0) | (unspaced != np.r_[False, unspaced[:-1]]))
+        change = unspaced != np.r_[False, unspaced[:-1]]
+        cut = inside[1:] & inside[:-1] & (unspaced & (kinds & _MARK == 0) | change)
         return np.flatnonzero(edge & inside[1:] | cut), np.flatnonzero(edge & inside[:-1] | cut)
     edges = np.flatnonzero(edge)
     return edges[::2], edges[1::2]
 
 def _read(texts):
     "Cut texts into the words of `corpus.normalise`."
-    folded = [text.lower() if text.isascii() else fold(text) for text in texts]       # may change the length: 'ß' becomes two characters
+    folded = [text.lower() if text.isascii() else fold(text) for text in texts]  # 'ß' is 'ss': longer
     codes, ends = _codes('\n'.join(folded) + '\n'), np.cumsum(_lengths(folded) + 1)
     offsets, (numbers, kinds) = ends - np.diff(ends, prepend=0), (table.take(codes) for table in _alphabet())
     starts, stops = _word_edges(kinds)
-    return _Words(codes, kinds, offsets, starts, stops, _segment_hash(numbers, starts, stops), np.searchsorted(starts, np.r_[offsets, len(codes)]))
+    bare, first = _segment_hash(numbers, starts, stops), np.searchsorted(starts, np.r_[offsets, len(codes)])
+    return _Words(codes, kinds, offsets, starts, stops, bare, first)
 
 def _bigrams(words):
     "The hashes of all word bigrams, and where those of each text start. Between two texts lies one marker, so n words have n + 1 bigrams."
@@ -336,7 +343,8 @@ def _templates(texts, words):
     n, lower = len(words.bare), words.codes
     if not n: return np.zeros(len(texts), np.uint64), np.zeros(len(texts), bool)
     ends = np.r_[words.offsets[1:], len(lower)]
-    original = [text if len(text) + 1 == size else fold(text) for text, size in zip(texts, ends - words.offsets)]
+    sizes = ends - words.offsets - 1
+    original = [text if len(text) == size else fold(text) for text, size in zip(texts, sizes)]
     kinds = _alphabet()[1].take(_codes('\n'.join(original) + '\n'))
     first_word = np.zeros(n + 1, bool); first_word[words.first[:-1]] = True; first_word = first_word[:n]
     small = np.minimum(lower, 255).astype(np.uint8)
@@ -382,17 +390,19 @@ def _function_words():
 class _Shape:
     "What the rules on language, length and templates look at; arrays of one number per text."
     def __init__(self, texts):
-        self.words, self.letters, self.visible, self.function_words = np.zeros((4, texts), np.int64)      # how many; visible characters are no blanks
-        self.foreign = np.zeros(texts, np.int64)                            # letters outside ASCII
-        self.template = np.zeros(texts, np.uint64)                          # hash of the template
-        self.sentence = np.zeros(texts, bool)                               # whether enough of it is plain words
+        self.words, self.function_words, self.letters = np.zeros((3, texts), np.int64)       # how many
+        self.visible = np.zeros(texts, np.int64)          # characters that are not white space
+        self.foreign = np.zeros(texts, np.int64)          # letters outside ASCII
+        self.template = np.zeros(texts, np.uint64)        # hash of the template
+        self.sentence = np.zeros(texts, bool)             # are enough of its words plain?
 
     def add(self, part, words, texts):
         letters = words.kinds & _LETTER
         self.words[part] = np.diff(words.first)
         self.letters[part] = np.add.reduceat(letters, words.offsets, dtype=np.int64)
         self.visible[part] = np.add.reduceat(words.kinds & _VISIBLE > 0, words.offsets, dtype=np.int64)
-        if words.codes.dtype != np.uint8: self.foreign[part] = np.add.reduceat(letters * (words.codes > 127), words.offsets, dtype=np.int64)
+        if words.codes.dtype != np.uint8:                                   # not all ASCII
+            self.foreign[part] = np.add.reduceat(letters * (words.codes > 127), words.offsets, dtype=np.int64)
         english = _function_words()[words.bare >> np.uint64(48)]
         self.function_words[part] = np.diff(np.r_[0, np.cumsum(english)][words.first])
         self.template[part], self.sentence[part] = _templates(texts, words)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
-from itertools import count, repeat
+from itertools import chain, count, groupby, repeat
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -129,11 +129,13 @@ def squeeze(text: str) -> str: # the same words with single spaces, at most MAX_
     return ' '.join(text.split())[:MAX_CHARS]
 
 # %% ../nbs/01_corpus.ipynb #b6e2a9f4
-_IGNORED = re.compile('[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f'
-                      '\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')   # Unicode's Default_Ignorable_Code_Point
-_UNSPACED = ((0xe00, 0xeff), (0x1000, 0x109f), (0x1780, 0x17ff), (0x2e80, 0x312f), (0x31a0, 0x31ff), (0x3400, 0x4dbf), (0x4e00, 0x9fff),
-             (0xa9e0, 0xa9ff), (0xaa60, 0xaa7f), (0xf900, 0xfaff))   # Thai and Lao, Burmese, Khmer, Chinese and Japanese; below U+20000
-SIGNS = r'#$%&*+/<=>@\\^|~'   # of ASCII, for a class of characters in a pattern
+_IGNORED = re.compile(                                    # Unicode's Default_Ignorable_Code_Point
+    '[\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164'
+    '\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]')
+_UNSPACED = (                                             # below U+20000; above, all is Chinese
+    (0xe00, 0xeff), (0x1000, 0x109f), (0xa9e0, 0xa9ff), (0xaa60, 0xaa7f), (0x1780, 0x17ff),   # Thai, Khmer …
+    (0x2e80, 0x312f), (0x31a0, 0x31ff), (0x3400, 0x4dbf), (0x4e00, 0x9fff), (0xf900, 0xfaff)) # Chinese …
+SIGNS = r'#$%&*+/<=>@\\^|~'                               # of ASCII, for a class of characters in a pattern
 
 def fold(text: str) -> str: # case-folded, composed (NFKC), without what is not seen
     "A text as it is compared."
@@ -141,24 +143,21 @@ def fold(text: str) -> str: # case-folded, composed (NFKC), without what is not 
     return unicodedata.normalize('NFKC', _IGNORED.sub('', unicodedata.normalize('NFKC', text)).casefold())
 
 @cache
-def character_classes() -> dict[str, str]: # marks, unspaced, unspaced_marks, signs, capitals → ranges for a class of a pattern
-    "What `re` does not know of Unicode beyond ASCII: marks of letters, letters of scripts without blanks, signs, capital letters."
-    unspaced = {code for first, last in _UNSPACED for code in range(first, last + 1)}
-    found = dict(marks=[], unspaced=['\U00020000-\U0003ffff'], unspaced_marks=[], signs=[], capitals=[])
-    previous = {}
-    def add(name, code):
-        start = previous.get(name, (0, 0))
-        if start[1] == code - 1: found[name].pop()
-        else: start = code, code
-        previous[name] = start[0], code
-        found[name].append(f'{chr(start[0])}-{chr(code)}')
-    for code in range(0x80, 0x20000):
+def character_classes() -> dict[str, str]: # ranges of characters, for a pattern
+    "What `re` does not know: marks of letters; letters and marks of scripts without blanks; signs; capitals."
+    found = {name: [] for name in ('marks', 'unspaced', 'unspaced_marks', 'signs', 'capitals')}
+    unspaced = set(chain.from_iterable(range(first, last + 1) for first, last in _UNSPACED))
+    for code in range(0x80, 0x20000):                     # ASCII is known
         kind = unicodedata.category(chr(code))
-        if kind[0] == 'M': add('unspaced_marks' if code in unspaced else 'marks', code)
-        elif code in unspaced and kind in ('Lo', 'Lm', 'Nl'): add('unspaced', code)
-        elif kind in ('Sm', 'Sc', 'So'): add('signs', code)
-        elif kind in ('Lu', 'Lt'): add('capitals', code)
-    return {name: ''.join(ranges) for name, ranges in found.items()}
+        if kind[0] == 'M': found['unspaced_marks' if code in unspaced else 'marks'].append(code)
+        elif code in unspaced and kind in ('Lo', 'Lm', 'Nl'): found['unspaced'].append(code)
+        elif kind in ('Sm', 'Sc', 'So'): found['signs'].append(code)
+        elif kind in ('Lu', 'Lt'): found['capitals'].append(code)
+    found['unspaced'] += range(0x20000, 0x40000)
+    def ranges(codes):
+        runs = (list(run) for _, run in groupby(enumerate(codes), lambda pair: pair[1] - pair[0]))
+        return ''.join(f'{chr(run[0][1])}-{chr(run[-1][1])}' for run in runs)
+    return {name: ranges(codes) for name, codes in found.items()}
 
 @cache
 def _equality(is_ascii):
@@ -261,11 +260,11 @@ def _fingerprint(total):
     return hashlib.sha256((total % 2**256).to_bytes(32)).hexdigest()[:16]
 
 def fingerprint(pairs: 'pd.DataFrame') -> str: # 16 hexadecimal digits
-    """A hash of the (split, query, document) rows, and their negatives where there are some, whatever the order:
-    two sources with the same fingerprint hold the same pairs."""
+    """A hash of the (split, query, document) rows, and their negatives where there are some, whatever the
+    order: two sources with the same fingerprint hold the same pairs."""
     negatives = repeat(())
     if 'negatives' in pairs: negatives = pairs['negatives']
-    elif 'negative' in pairs: negatives = ([text] if isinstance(text, str) else () for text in pairs['negative'])
+    elif 'negative' in pairs: negatives = ([text]*isinstance(text, str) for text in pairs['negative'])
     rows = zip(pairs['split'], pairs['query'], pairs['document'], negatives)
     return _fingerprint(sum(_row_digest(*sides, *more) for *sides, more in rows))
 
@@ -294,8 +293,11 @@ class Corpus:
         source: str, # a name in `manifest['fingerprints']`
         split: str|None = None, # 'train', 'validation' or 'test'; None for all
         drop: int = 255, # bits of gte_nb.cleaning: rows that have one of these flags are left out; 0: every row
-    ) -> 'pd.DataFrame': # query, document, module, name, package, split, flags; negative where a source has some, negatives (all of them) where a row has several; row: its number in the file `package`, where rows come from files
-        "The rows of one source. Raises ValueError for a source that this corpus does not hold."
+    ) -> 'pd.DataFrame': # query, document, module, name, package, split, flags; and what is said below
+        """The rows of one source. Raises ValueError for a source that this corpus does not hold.
+
+        A source with negatives has the column `negative`; where rows have several, `negatives` lists them.
+        Rows that come from files have `row`, their number in the file that `package` names."""
         if source not in self.manifest['fingerprints']:
             raise ValueError(f"source {source!r} is not in {self.folder}; it holds {', '.join(self.manifest['fingerprints'])}")
         pairs = self._table(source, split)
@@ -313,7 +315,8 @@ class Corpus:
 
     def report(self):
         "Print what reading the files of this corpus left out; nothing for a mined one."
-        for sentence in [*_skipped_rows(self.manifest.get('skipped', {})), *self.manifest.get('notes', [])]: print(sentence)
+        sentences = _skipped_rows(self.manifest.get('skipped', {})) + self.manifest.get('notes', [])
+        for sentence in sentences: print(sentence)
 
     def _table(self, name, split):
         import pandas as pd
@@ -324,8 +327,9 @@ class Corpus:
 MAX_TEXT = 1_000_000   # characters; whoever has longer texts has not cut their documents into passages
 READER = 2   # raise it when the rules below change: corpora made by older rules are then read again
 _SIDES = ('query', 'document', 'anchor', 'positive')
-_USED = (*_SIDES, 'negative', 'negatives', 'label', 'score', 'split', 'id', 'module')
-_NUMBERED = re.compile(r'negative_([0-9]+)')   # several negatives, as mine_hard_negatives and sentence-transformers write them
+_ABOUT = ('split', 'id', 'module')
+_USED = (*_SIDES, *_ABOUT, 'negative', 'negatives', 'label', 'score')
+_NUMBERED = re.compile(r'negative_([0-9]+)')   # as mine_hard_negatives and sentence-transformers name several
 _SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet')
 LONE_SURROGATE = re.compile('[\ud800-\udfff]')   # half of a character pair: a str can hold it, UTF-8 and tokenizers cannot
 
@@ -351,9 +355,12 @@ def _check_columns(columns, path):
     "Refuse a file in which not one column is the query and one the document."
     sides = [column for column in columns if column in _SIDES]
     if not ({'query', 'document'} <= set(sides) or {'anchor', 'positive'} <= set(sides)):
-        raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or '(none)'}; from_files needs query and "
-                         'document, or anchor and positive (negative may be there too)')
-    if len(sides) > 2: raise ValueError(f"{path} has the columns {', '.join(sides)}; leave one for the query and one for the document")
+        there = ', '.join(map(str, columns)) or '(none)'
+        raise ValueError(f'{path} has the columns {there}; from_files needs query and document, or anchor '
+                         'and positive (negative may be there too)')
+    if len(sides) > 2:
+        raise ValueError(f"{path} has the columns {', '.join(sides)}; leave one for the query and one for "
+                         'the document')
 
 def _json_rows(path, found):
     seen, complete = {}, False                                              # columns so far; did any row have both sides?
@@ -366,23 +373,23 @@ def _json_rows(path, found):
                 if number == 1 and line.strip() in (b'[', b'[{'): record = []
                 else: yield number, 'malformed JSON', line[:100]; continue
             if number == 1 and isinstance(record, list):
-                raise ValueError(f'{path} holds JSON arrays; from_files needs one object on each line, for instance '
-                                 '{"query": …, "document": …}')
+                raise ValueError(f'{path} holds JSON arrays; from_files needs one object on each line, '
+                                 'for instance {"query": …, "document": …}')
             if not isinstance(record, dict): yield number, 'malformed JSON', line[:100]; continue
             if not record.keys() <= seen.keys():
                 seen |= dict.fromkeys(record)
                 found.columns |= seen
             if not complete:
-                if complete := {'query', 'document'} <= record.keys() or {'anchor', 'positive'} <= record.keys(): _check_columns(record, path)
-                elif number >= 1_000: _check_columns(seen, path)
+                complete = {'query', 'document'} <= record.keys() or {'anchor', 'positive'} <= record.keys()
+                if complete or number >= 1_000: _check_columns(record if complete else seen, path)
             yield number, None, record
     if seen and not complete: _check_columns(seen, path)
 
 _PLAIN = "or read the file with quoting='none', which takes quotation marks for plain characters"
 
 def _row_like(line, delimiter, header):
-    """Whether a line could be a row of its own: as many fields as the header, the query and the document not blank,
-    and beginning right behind the delimiter, which they do not in code and prose: a blank follows each comma there."""
+    """Whether a line could be a row of its own: as many fields as the header, and query and document are not
+    blank and begin right behind the delimiter. In code and prose a blank follows each comma."""
     if line.count(delimiter) != len(header) - 1: return False
     fields = zip(header, line.rstrip('\r\n').split(delimiter))
     return all(field.strip(' "') and not field[0].isspace() for name, field in fields if name in _SIDES)
@@ -398,44 +405,49 @@ def _csv_values(path, file, delimiter, quoting):
         except csv.Error as e:
             where = f'{path}, row {number}, {ascii(lines[0][:60].rstrip())}' if lines else path
             if 'unexpected end' in str(e) or 'field limit' in str(e) and len(lines) > 1:
-                raise ValueError(f'{where}: a quotation mark is never closed and takes in {len(lines) - 1:,} lines '
-                                 f'after it; close it, {_PLAIN}') from None
+                raise ValueError(f'{where}: a quotation mark is never closed and takes in {len(lines) - 1:,} '
+                                 f'lines after it; close it, {_PLAIN}') from None
             if 'expected after' in str(e):
-                raise ValueError(f'{where}: text stands behind a closing quotation mark; write a mark inside of '
-                                 f'a quoted field twice, {_PLAIN}') from None
+                raise ValueError(f'{where}: text stands behind a closing quotation mark; write a mark inside '
+                                 f'of a quoted field twice, {_PLAIN}') from None
             raise
         lines.clear()
 
 def _csv_rows(path, found, delimiter, quoting):
-    limit = csv.field_size_limit(64 << 20)                                  # a quote that is never closed makes one field of the rest of the file
+    limit = csv.field_size_limit(64 << 20)                # a mark may take in the rest of the file
     try:
         with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape', newline='') as f:
             rows = _csv_values(path, f, delimiter, quoting)
             header, _ = next(rows, ([], []))
             _check_columns(header, path)
             found.columns |= dict.fromkeys(header)
-            several, swallowing, first = 0, 0, None                         # rows of several lines; those of lines like rows
+            several, similar, first = 0, 0, None          # rows of several lines; those of lines like rows
             for number, (values, lines) in enumerate(rows, 1):
                 if len(lines) > 1:
                     several += 1
-                    like = _row_like(lines[0], delimiter, header) and sum(_row_like(line, delimiter, header) for line in lines)
-                    if like >= max(2, 0.8*len(lines)): swallowing, first = swallowing + 1, first or (number, len(lines))
+                    if _row_like(lines[0], delimiter, header):
+                        like = sum(_row_like(line, delimiter, header) for line in lines)
+                        if like >= max(2, 0.8*len(lines)):
+                            similar, first = similar + 1, first or (number, len(lines))
                 if not values: continue
                 if len(values) != len(header): yield number, 'wrong number of fields', values; continue
-                invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))     # bytes that are not UTF-8 were read as surrogates
+                invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))
                 yield number, 'invalid UTF-8' if invalid else None, dict(zip(header, values))
-            if swallowing: _judge(path, several, swallowing, *first, found.notes)
+            if similar: _judge(path, several, similar, *first, found.notes)
     finally: csv.field_size_limit(limit)
 
-def _judge(path, several, swallowing, row, lines, notes):
-    """Refuse or note rows whose lines look like rows. A mark that is opened by mistake, and closed by chance many rows
-    later, leaves such a row; so does a text that is a list of pairs. Nothing in the row tells the two apart, but the
-    file does: where most rows of several lines are such, it is the mistake, and where few are, lists."""
-    if 2*swallowing >= several:
-        raise ValueError(f'{path}, row {row}: a quoted field takes in {lines:,} lines that look like rows of their own; '
-                         f'close the mark that opens it (or save the rows as JSON lines, if it is one text), {_PLAIN}')
-    notes.append(f"{swallowing:,} of the {several:,} rows of several lines in {path.name} consist of lines that look like rows "
-                 f'of their own; the first is row {row}, of {lines:,} lines: look at it, {_PLAIN}')
+def _judge(path, several, similar, row, lines, notes):
+    """Refuse or note rows whose lines look like rows.
+
+    A mark that is opened by mistake, and closed by chance many rows later, leaves such a row; so does a text
+    that is a list of pairs. Nothing in the row tells the two apart, but the file does: where most rows of
+    several lines are such, it is the mistake; where few are, lists."""
+    if 2*similar >= several:
+        raise ValueError(f'{path}, row {row}: a quoted field takes in {lines:,} lines that look like rows of '
+                         'their own; close the mark that opens it, or save the rows as JSON lines if it is '
+                         f'one text, {_PLAIN}')
+    notes.append(f'{similar:,} of the {several:,} rows of several lines in {path.name} consist of lines '
+                 f'that look like rows of their own; the first is row {row}, of {lines:,} lines: look at it, {_PLAIN}')
 
 def _decoded(value):
     if isinstance(value, list): return [_decoded(part) for part in value]
@@ -449,7 +461,8 @@ def _arrow_values(column):
     kind = inner = column.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind): inner = kind.value_type
     if not (pa.types.is_string(inner) or pa.types.is_large_string(inner)): return column.to_pylist()
-    return [_decoded(value) for value in column.cast(pa.large_binary() if inner is kind else pa.large_list(pa.large_binary())).to_pylist()]
+    column = column.cast(pa.large_binary() if inner is kind else pa.large_list(pa.large_binary()))
+    return [_decoded(value) for value in column.to_pylist()]
 
 def _arrow_rows(batches, split=None):
     number = 0
@@ -493,12 +506,13 @@ def _content_hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
 # %% ../nbs/01_corpus.ipynb #7be0c915
-_SHAPELESS = frozenset('Cc Cf Cn Co Cs Mn Me Zs Zl Zp'.split())   # categories of Unicode: controls, formats, private, accents, blanks
-_BLANKS = frozenset('\ufffd\u1734\u2800\u3164\u115f\u1160\uffa0')   # the mark of a lost character, and blanks that count as letters or signs
+_SHAPELESS = frozenset('Cc Cf Cn Co Cs Mn Me Zs Zl Zp'.split())  # controls, formats, accents, blanks …
+_BLANKS = frozenset('\ufffd\u1734\u2800\u3164\u115f\u1160\uffa0')  # lost characters, odd blanks
 
 def _visible(text):
     "Whether a tokenizer sees anything of a text."
-    return '!' <= text[:1] <= '~' or any(unicodedata.category(char) not in _SHAPELESS and char not in _BLANKS for char in text)
+    if '!' <= text[:1] <= '~': return True
+    return any(unicodedata.category(char) not in _SHAPELESS and char not in _BLANKS for char in text)
 
 def _nan(value): return isinstance(value, float) and value != value
 
@@ -514,25 +528,25 @@ def _negatives(record, columns):
     found = []
     for column in columns:
         value = record.get(column)
-        if column == 'negatives' and isinstance(value, str) and value.strip():       # in a text file, a list is JSON
-            try: value = json.loads(value)
-            except ValueError: value = False                                         # no text, and so a fault
+        if column == 'negatives' and isinstance(value, str) and value.strip():
+            try: value = json.loads(value)                                  # a list in a text file
+            except ValueError: value = False                                # no text, and so a fault
         found += value if isinstance(value, list) else [value]
     return found
 
 def _grade_fault(record, where):
-    "Whether a pair's own label or score says that it is no pair; ValueError for one that does not say whether it is."
+    "Why a pair's own label excludes it; ValueError for a label or score that does not say whether it is one."
     label, score = record.get('label'), record.get('score')
     if _given(label):
         if str(label).strip().lower() in ('0', '0.0', 'false'): return 'label 0: not a positive pair'
         if str(label).strip().lower() not in ('1', '1.0', 'true'):
-            raise ValueError(f'{where} has the label {label!r}; from_files takes 1 for a pair that belongs together and 0 for '
-                             'one that does not: write these, or leave the column label out')
+            raise ValueError(f'{where} has the label {label!r}; from_files takes 1 for a pair that belongs '
+                             'together and 0 for one that does not; write these, or leave the column out')
     try: grade = 1 if isinstance(score, list) or not _given(score) else float(score)
     except (TypeError, ValueError): return
     if grade != 1:
-        raise ValueError(f'{where} has the score {score!r}, and from_files takes pairs that belong together, not grades: '
-                         'keep the rows that you take for such pairs, and leave the column score out')
+        raise ValueError(f'{where} has the score {score!r}, and from_files takes pairs that belong together, '
+                         'not grades; keep the rows that you take for such pairs, and leave the column out')
 
 def _fault(query, document, negatives, split):
     "Why a row cannot be trained on; None when it can."
@@ -554,14 +568,18 @@ class _Writer:
     "Rows to a parquet file, a group at a time, with what the manifest needs to know about them."
     def __init__(self, file):
         import pyarrow as pa, pyarrow.parquet as pq
-        text, kinds = pa.large_string(), dict(negatives=pa.list_(pa.large_string()), flags=pa.int16(), row=pa.int64())
-        names = ('query', 'document', 'negative', 'negatives', 'module', 'name', 'package', 'split', 'flags', 'row')
-        self.schema = pa.schema([(name, kinds.get(name, text)) for name in names])
+        text = pa.large_string()
+        self.schema = pa.schema(dict(
+            query=text, document=text, negative=text, negatives=pa.list_(text), module=text, name=text,
+            package=text, split=text, flags=pa.int16(), row=pa.int64()))
         self.file, self.writer = file, pq.ParquetWriter(file, self.schema, compression='zstd')
-        self.group, self.size, self.total, self.rows, self.with_negative, self.with_several = [], 0, 0, {}, 0, 0
+        self.group, self.size = [], 0                     # not yet written: rows, characters
+        self.total, self.rows = 0, {}                     # sum of digests; rows of each split
+        self.with_negative = self.with_several = 0
 
     def add(self, query, document, negatives, module, name, package, split, row):
-        self.group.append((query, document, negatives[0] if negatives else None, negatives, module, name, package, split, 0, row))
+        negative = negatives[0] if negatives else None
+        self.group.append((query, document, negative, negatives, module, name, package, split, 0, row))
         self.size += len(query) + len(document) + sum(map(len, negatives))
         self.total += _row_digest(split, query, document, *negatives)
         self.rows[split] = self.rows.get(split, 0) + 1
@@ -582,10 +600,17 @@ class _Writer:
         self.flush(); self.writer.close()
         idle = ['negative'] * (not self.with_negative) + ['negatives'] * (not self.with_several)
         if not idle or not self.rows: return
-        bare, schema = self.file.with_suffix('.bare'), pa.schema([field for field in self.schema if field.name not in idle])
+        bare, used = self.file.with_suffix('.bare'), [name for name in self.schema.names if name not in idle]
+        schema = pa.schema(map(self.schema.field, used))
         with pq.ParquetFile(self.file) as whole, pq.ParquetWriter(bare, schema, compression='zstd') as writer:
-            for i in range(whole.num_row_groups): writer.write_table(whole.read_row_group(i, columns=schema.names))
+            for i in range(whole.num_row_groups): writer.write_table(whole.read_row_group(i, columns=used))
         bare.replace(self.file)
+
+def _parts(record, columns):
+    "Query, document, negatives, split, id and module of a row."
+    query, document = (record.get(name, record.get(other)) for name, other in (_SIDES[::2], _SIDES[1::2]))
+    split, name, module = (value if _given(value) else None for value in map(record.get, _ABOUT))
+    return query, document, _negatives(record, columns), split or 'train', name, module
 
 def _read_file(path, quoting, found, writer, skipped, ids, bar):
     "Write the rows of a file, and count those that cannot be trained on."
@@ -594,15 +619,14 @@ def _read_file(path, quoting, found, writer, skipped, ids, bar):
     try:
         for number, fault, record in _rows_of(path, found, quoting):
             if len(found.columns) != width:
-                width = len(found.columns)
-                columns, graded = _negative_columns(found.columns), not found.columns.keys().isdisjoint(('label', 'score'))
+                width, columns = len(found.columns), _negative_columns(found.columns)
+                graded = 'label' in found.columns or 'score' in found.columns
             if fault is None:
-                query, document = record.get('query', record.get('anchor')), record.get('document', record.get('positive'))
-                split, name, module = (value if _given(value) else None for value in map(record.get, ('split', 'id', 'module')))
-                negatives, split = _negatives(record, columns), split or 'train'
-                fault = _fault(query, document, negatives, split) or graded and _grade_fault(record, f'{path}, row {number}') or None
+                query, document, negatives, split, name, module = _parts(record, columns)
+                fault = _fault(query, document, negatives, split)
+                if fault is None and graded: fault = _grade_fault(record, f'{path}, row {number}')
             if fault is None and name is not None:
-                key = int.from_bytes(hashlib.blake2b(repr(name).encode('utf-8', 'surrogatepass'), digest_size=8).digest())
+                key = hashlib.blake2b(repr(name).encode('utf-8', 'surrogatepass'), digest_size=8).digest()
                 if key in ids: fault = 'duplicate id'
                 ids.add(key)
             if fault is None:
@@ -610,16 +634,17 @@ def _read_file(path, quoting, found, writer, skipped, ids, bar):
                 module, name = ('' if value is None else str(value) for value in (module, name))
                 writer.add(query, document, negatives, module, name, path.name, split, number)
             else:
-                first = skipped.setdefault(fault, dict(rows=0, file=path.name, row=number, value=ascii(record)[:80]))
-                first['rows'] += 1
+                first = dict(rows=0, file=path.name, row=number, value=ascii(record)[:80])
+                skipped.setdefault(fault, first)['rows'] += 1
             bar.update()
     except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as e:
         why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'it ends too early'}"
-        raise ValueError(f"{path} cannot be read{f' beyond row {number}' if number else ''} ({why}); it may be cut off or "
-                         'of another kind than its name says') from None
+        where = f' beyond row {number}' if number else ''
+        raise ValueError(f'{path} cannot be read{where} ({why}); it may be cut off or of another kind than '
+                         'its name says') from None
 
 def _read_files(paths, file, quoting):
-    "Write the rows of all files; return the counts of each split, the fingerprint, what was skipped and what else there is to say."
+    "Write the rows of all files; return the rows of each split, the fingerprint, what was skipped, notes."
     writer, skipped, ids, found = _Writer(file), {}, set(), _Found({}, [])
     size = sum(f.stat().st_size for path in paths for f in (path.rglob('*') if path.is_dir() else [path]))
     with progress_bar(None, 'reading', 'row', show=size > 100_000_000) as bar:
@@ -627,31 +652,36 @@ def _read_files(paths, file, quoting):
     writer.close()
     unused = [str(column) for column in found.columns if column == 'score' or not _is_used(column)]
     if unused: found.notes.append(f"columns not used: {', '.join(unused)}")
-    if writer.with_several: found.notes.append(f'rows with several negatives: {writer.with_several:,}; all are kept, and training uses the first')
+    if several := writer.with_several:
+        found.notes.append(f'rows with several negatives: {several:,}; all are kept, training uses the first')
     return writer.rows, _fingerprint(writer.total), skipped, found.notes
 
 def _skipped_rows(skipped):
     "A sentence for each fault."
     known = {'unknown split': f" (known: {', '.join(reversed(SPLITS))})"}
-    return [f"{first['rows']:,} row{'s' * (first['rows'] > 1)} skipped: {fault}{known.get(fault, '')}; the first is row {first['row']} "
-            f"of {first['file']}: {first['value']}" for fault, first in skipped.items()]
+    return [f"{first['rows']:,} row{'s' * (first['rows'] > 1)} skipped: {fault}{known.get(fault, '')}; "
+            f"the first is row {first['row']} of {first['file']}: {first['value']}"
+            for fault, first in skipped.items()]
 
 def from_files(
-    paths: str|Path|list, # a .jsonl, .json (one object on each line), .csv, .tsv or .parquet file (text files may be .gz), a data set that `datasets` saved to disk, or a list of such
+    paths: str|Path|list, # .jsonl, .json (an object a line), .csv or .tsv, also .gz; .parquet; a data set
     folder: str|Path|None = None, # where the corpus goes; None: the cache
     name: str|None = None, # of the source; None: the first file's name
-    quoting: str = 'csv', # in .csv and .tsv: a mark " at the start of a field encloses it; 'none': marks are plain characters
+    quoting: str = 'csv', # a mark " at the start of a field encloses it; 'none': it is a character like any
 ) -> Corpus: # with one source; found again on the next call
-    """A corpus of your own pairs or triples. Skips and reports the rows that cannot be trained on.
+    """A corpus of your own pairs or triples, from files or data sets that `datasets` saved to disk.
 
-    Raises `ValueError` for a file that cannot be read, that lacks the columns, whose quotation marks swallow rows, whose pairs are graded, or of which no row is left."""
+    Rows that cannot be trained on are skipped, and reported at every call. Raises `ValueError` for a file
+    that cannot be read, that lacks the columns, whose quotation marks swallow rows, whose pairs are graded,
+    or of which no row is left."""
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not paths: raise ValueError('from_files needs at least one file')
     if quoting not in ('csv', 'none'): raise ValueError(f"quoting is {quoting!r}; it must be 'csv' or 'none'")
     digests = [_content_hash(path) for path in paths]
     for path in paths:
         if path.is_file() and not path.name.removesuffix('.gz').endswith(_SUFFIXES):
-            raise ValueError(f"{path}: from_files reads {', '.join(_SUFFIXES)}, text files also as .gz; save it as one of these")
+            raise ValueError(f"{path}: from_files reads {', '.join(_SUFFIXES)}, text files also as .gz; save "
+                             'it as one of these')
     name = re.sub(r'\W+', '_', name or paths[0].name.split('.')[0]) or 'pairs'
     key = hashlib.sha256(json.dumps(['files', READER, name, quoting, digests]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
@@ -660,20 +690,24 @@ def from_files(
     with lock:
         if folder.exists() and any(folder.iterdir()) and not (folder/'corpus.json').exists():
             raise ValueError(f'{folder} holds other things than a corpus; give another folder')
-        if not (folder/'corpus.json').exists() or Corpus(folder).manifest['key'] != key: _make(folder, paths, name, quoting, key)
+        there = (folder/'corpus.json').exists() and Corpus(folder).manifest['key'] == key
+        if not there: _make(folder, paths, name, quoting, key)
     corpus = Corpus(folder)
-    corpus.report()                                                         # at every call: somebody else may have read the files first
+    corpus.report()                                       # who reads now need not be who read first
     return corpus
 
 def _make(folder, paths, name, quoting, key):
     "Read files into a folder, which appears when it is whole."
-    aside = folder.parent/f'.reading-{folder.name}'                         # of this corpus alone, so what a killed reader left is found and removed
+    aside = folder.parent/f'.reading-{folder.name}'       # its own: what a killed reader left is removed
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
         rows, digest, skipped, notes = _read_files(paths, aside/f'{name}.parquet', quoting)
-        if not rows: raise ValueError(f"no row is left of {', '.join(map(str, paths))}: {'; '.join(_skipped_rows(skipped)) or 'it has none'}")
-        manifest = dict(key=key, reader=READER, files=[path.name for path in paths], fingerprints={name: digest}, rows={name: rows}, skipped=skipped, notes=notes)
+        if not rows:
+            why = '; '.join(_skipped_rows(skipped)) or 'it has none'
+            raise ValueError(f"no row is left of {', '.join(map(str, paths))}: {why}")
+        manifest = dict(key=key, reader=READER, files=[path.name for path in paths], skipped=skipped,
+                        notes=notes, fingerprints={name: digest}, rows={name: rows})
         (aside/'corpus.json').write_text(json.dumps(manifest, indent=1), encoding='utf-8')
         if folder.exists(): shutil.rmtree(folder)
         aside.rename(folder)

@@ -22,15 +22,18 @@ _ASCII = re.compile(r'(?<=[a-z0-9])(?=[A-Z])'), re.compile(rf'{_NAME}|[a-z]+|[0-
 
 @cache
 def _beyond_ascii():
-    "Patterns: where camelCase is split; a word or number, or a run of a script without blanks; a character of such a run."
+    "Patterns: where camelCase is split; a word, number or run without blanks; a character of such a run."
     of = character_classes()
     alone = of['unspaced'] + of['unspaced_marks']
     word = rf'(?:[^\W\d_{alone}]|[{of["marks"]}])+'
-    return (re.compile(rf'(?<=[^\W_A-Z{of["capitals"]}])(?=[A-Z{of["capitals"]}])'), re.compile(rf'{_NAME}|{word}|\d+|[{alone}]+'),
-            re.compile(rf'[{alone}][{of["unspaced_marks"]}]*'))
+    capitals = 'A-Z' + of['capitals']
+    camel, character = rf'(?<=[^\W_{capitals}])(?=[{capitals}])', rf'[{alone}][{of["unspaced_marks"]}]*'
+    return tuple(map(re.compile, (camel, rf'{_NAME}|{word}|\d+|[{alone}]+', character)))
 
 def code_words(text: str) -> list[str]: # lower-case words and numbers
-    "Words of prose and code in any script: camelCase and snake_case are split; scripts without blanks give pairs of neighbouring characters."
+    """Words of prose and code in any script: camelCase and snake_case are split.
+
+    Scripts without blanks give pairs of neighbouring characters."""
     if text.isascii(): return _ASCII[1].findall(_ASCII[0].sub(' ', text).lower())
     camel, words, character = _beyond_ascii()
     found = []
@@ -86,10 +89,12 @@ def _nearest(scores, depth):
 def known_links(
     queries: np.ndarray, # (n) the number of each query's text; texts that count as equal have one number
     documents: np.ndarray, # (n) the number of its document's
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]: # numbers of queries and of other texts, broadcast against each other → whether the text is no negative of the query
-    "What is known to be right: the query itself, and what a pair links with an equal text, in either direction."
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]: # numbers of queries, of texts → which texts are known
+    """What cannot be a negative of a query: the query itself, and what a pair links with an equal text, in
+    either direction. The two arrays are broadcast against each other."""
     def codes(query, text): return query.astype(np.int64) * 2**32 + text
-    known = np.unique(np.concatenate([codes(queries, documents), codes(documents, queries), codes(queries, queries)]))
+    links = codes(queries, documents), codes(documents, queries), codes(queries, queries)
+    known = np.unique(np.concatenate(links))
     def is_known(query, text):
         found = codes(query, text)
         return known[np.minimum(np.searchsorted(known, found), len(known) - 1)] == found
@@ -102,7 +107,8 @@ def _checked(pairs, candidates, within):
     group = [] if within is None else [within]
     if not isinstance(pairs, pd.DataFrame): raise ValueError(f'pairs come as {type(pairs).__name__}; give a pandas table with the columns query and document')
     if candidates is None: candidates = pairs.rename(columns={'document': 'text', 'text': 'document'})
-    elif isinstance(candidates, str): raise ValueError(f'candidates are one text, {candidates[:60]!r}; give a list of texts, or a table')
+    elif isinstance(candidates, str):
+        raise ValueError(f'candidates are one text, {candidates[:60]!r}; give a list of texts, or a table')
     elif not isinstance(candidates, pd.DataFrame):
         if group: raise ValueError(f'candidates are a list, in which no text has a {within}; give a table with the columns {within} and text, or within=None')
         candidates = pd.DataFrame({'text': list(candidates)})
@@ -204,7 +210,8 @@ def mine_hard_negatives(
             while len(rows) and depth:
                 order, values = (part[of] for part in _nearest(scores, depth))
                 picked = choice[order]                                                    # (rows, depth), the nearest first
-                passed = np.isfinite(values) & (values <= limit[:, None]) & ~is_known(keys[query[rows], None], keys[picked])
+                passed = np.isfinite(values) & (values <= limit[:, None])
+                passed &= ~is_known(keys[query[rows], None], keys[picked])
                 if near_copies:
                     a, b = keys[document[rows], None], keys[picked]
                     alike = passed & (np.minimum(sizes[a], sizes[b]) >= near_copies*np.maximum(sizes[a], sizes[b]))       # others cannot share that much
