@@ -23,7 +23,7 @@ help: ## print this list
 install: $(STAMP) ## create the virtual environment and install everything (about 3 minutes)
 
 # torch first and pinned: as somebody's dependency it can pull several GB of CUDA libraries.
-$(STAMP): constraints.txt settings.ini setup.py
+$(STAMP): constraints.txt settings.ini setup.py $(wildcard .jupyter/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "gte_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing): name one with make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
@@ -38,10 +38,9 @@ $(STAMP): constraints.txt settings.ini setup.py
 # environment while git merges): notebooks are cleaned when Jupyter saves them, and merged cell by cell. JupyterLab wraps long lines.
 .PHONY: hooks
 hooks:
-	@mkdir -p $(VENV)/etc/jupyter
-	@echo 'from nbdev.clean import clean_jupyter; c.ContentsManager.pre_save_hook = clean_jupyter' > $(VENV)/etc/jupyter/jupyter_server_config.py
-	@mkdir -p $(VENV)/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(VENV)/share/jupyter/lab/settings/overrides.json
+	@mkdir -p $(VENV)/etc/jupyter $(VENV)/share/jupyter/lab/settings
+	@cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter
+	@cp .jupyter/overrides.json $(VENV)/share/jupyter/lab/settings
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
 	    git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P" || \

@@ -15,14 +15,17 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from .corpus import MAX_CHARS, Row, normalise, squeeze
+from .documented import documented
 
 # %% ../nbs/01b_code.ipynb #f0b6c3b5
 CODE_SOURCES = ('docstring_code', 'summary_rest', 'see_also', 'comment_code', 'parameter_description', 'test_body', 'exception_message', 'readme_section')
 _COPIED = re.compile(r'(^|/)(_?vendor(ed)?(_\w+)?|site-packages|dist-packages|__pycache__)/|_pb2\.py$')
 _TEST = re.compile(r'(^|/)(tests?|testing|idle_test)/|(^|/)(test_|conftest)[^/]*\.py$')
 
-def installed_version(package: str) -> str|None: # e.g. '3.1.1'; None when it is not installed
-    "The version of an installed package; 'python' stands for the standard library."
+def installed_version(
+    package: str, # as pip calls it; 'python' stands for the standard library
+) -> str|None: # e.g. '3.1.1'; None when it is not installed
+    "The version of an installed package."
     if package == 'python': return '.'.join(map(str, sys.version_info[:3]))
     try: return metadata.version(package)
     except metadata.PackageNotFoundError: return None
@@ -34,7 +37,9 @@ def _editable_files(package):
     root, names = Path(url2pathname(urlsplit(source['url']).path)), (package.read_text('top_level.txt') or package.name.replace('-', '_')).split()
     return [(path.relative_to(base).as_posix(), path) for base in (root, root/'src') for name in names for path in (base/f'{name}.py', *(base/name).rglob('*.py'))]
 
-def files_hash(package: str) -> str: # 16 hexadecimal digits
+def files_hash(
+    package: str, # as pip calls it, or 'python'
+) -> str: # 16 hexadecimal digits
     "Names what is installed of a package: what it says of itself, and its list of files. Raises PackageNotFoundError."
     if package == 'python': listed = [sys.version, sysconfig.get_path('stdlib')]
     else:
@@ -43,7 +48,9 @@ def files_hash(package: str) -> str: # 16 hexadecimal digits
         listed += [f'{path} {(about := path.stat()).st_size} {about.st_mtime_ns}' for _, path in _editable_files(found) if path.exists()]
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 
-def python_files(package: str) -> list[tuple[Path, str, bool]]: # (path, dotted module name, whether it is a test), sorted; empty when it is not installed
+def python_files(
+    package: str, # as pip calls it, or 'python'
+) -> list[tuple[Path, str, bool]]: # (path, dotted module name, whether it is a test), sorted; empty when it is not installed
     "The Python files of a package or of the standard library, without copies of other packages."
     if installed_version(package) is None: return []
     if package == 'python':
@@ -56,7 +63,9 @@ def python_files(package: str) -> list[tuple[Path, str, bool]]: # (path, dotted 
     found = sorted((name, path) for name, path in found if not _COPIED.search(name) and path.exists())
     return [(path, name[:-3].replace('/', '.').removesuffix('.__init__'), bool(_TEST.search(name))) for name, path in found]
 
-def read_python(path: Path) -> str: # lines end with \n, as Python counts them
+def read_python(
+    path: Path, # of a Python file
+) -> str: # lines end with \n, as Python counts them
     "A source file's text in the encoding that it declares; raises UnicodeDecodeError or SyntaxError when it lies."
     raw = Path(path).read_bytes()
     encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
@@ -65,7 +74,9 @@ def read_python(path: Path) -> str: # lines end with \n, as Python counts them
 # %% ../nbs/01b_code.ipynb #be8b92ad
 _SEE_ALSO = re.compile(r'^See Also\n-{3,}\n(.*?)(?=\n[^\n]+\n-{3,}|\Z)', re.S | re.M)
 
-def see_also_names(doc: str) -> list[str]: # names as the author wrote them, e.g. 'DataFrame.merge'
+def see_also_names(
+    doc: str, # of a function or class, without its margin
+) -> list[str]: # names as the author wrote them, e.g. 'DataFrame.merge'
     "The names that a numpy-style docstring lists under See Also."
     names = []
     for section in _SEE_ALSO.findall(doc):
@@ -93,7 +104,9 @@ def _items(section, head):
         elif text is not None: text.append(line)
     return [(names, squeeze(' '.join(text))) for names, text in items]
 
-def parameter_texts(doc: str) -> list[tuple[str, str, str]]: # ('parameter' or 'attribute', its name or several names, its text)
+def parameter_texts(
+    doc: str, # of a function or class, without its margin
+) -> list[tuple[str, str, str]]: # ('parameter' or 'attribute', its name or several names, its text)
     "What a docstring says of parameters and attributes."
     found = []
     for kind, section in _NUMPY.findall(doc): found += [(kind.lower(), *item) for item in _items(section, _NUMPY_ITEM)]
@@ -308,3 +321,6 @@ def readme_rows(
         if normalise(heading) in ('', normalise(package)): heading = squeeze(about.get('Summary') or '')
         if body.count(' ') >= 9 and re.search(r'[^\W\d_]{3}', heading): rows.append(Row(f'{package}: {heading}', body, package, heading))
     return rows
+
+# %% ../nbs/01b_code.ipynb #9d1e6f42
+documented(globals())

