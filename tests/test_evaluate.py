@@ -218,6 +218,16 @@ def test_a_folder_of_model2vec(tmp_path):
     texts = [*WORDS, '', 'ξένος word1']
     assert np.abs(model.encode(texts) - mine.encode(texts)).max() < 1e-5
 
+@pytest.mark.parametrize('kind, file, settings', [
+    ('SparseEncoder', 'config_sentence_transformers.json', dict(model_type='SparseEncoder')),
+    ('CrossEncoder', 'config.json', dict(architectures=['DistilBertForSequenceClassification'])),
+])
+def test_what_gives_no_vector_of_a_text_is_refused(kind, file, settings, distilbert, tmp_path):
+    folder = shutil.copytree(distilbert, tmp_path/'model')              # sentence-transformers would load both, with a mean
+    if kind == 'CrossEncoder': (folder/'modules.json').unlink()
+    (folder/file).write_text(json.dumps(json.loads((folder/file).read_text()) | settings))
+    refused(lambda: load_model(str(folder), None), f'holds a {kind}, which gives a text no vector of its own')
+
 def test_the_packaged_model_is_named_by_its_folder(): assert load_model('all-MiniLM-L6-v2', None)[1] == model_hash(minilm_folder())
 
 def empty(folder): pass

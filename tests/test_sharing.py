@@ -194,7 +194,8 @@ def test_licences_that_are_not_permissive(source, licence, finished):
 ])
 def test_a_card_says_how_tokens_become_a_vector(settings, by_hand, words, finished, tmp_path):
     embedder = bert(settings)
-    assert words in model_card(embedder, might(finished))
+    card = model_card(embedder, might(finished))
+    assert words in card and ("prompt before a text: `query` 'q: ', `query` where none is named" in card) == bool(settings.prompts)
     snippets = dict(_snippets(embedder))
     assert ('transformers' in snippets) == by_hand
     if not by_hand: return
