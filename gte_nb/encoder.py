@@ -23,7 +23,7 @@ from torch import nn
 
 from .corpus import written_aside
 
-class UnsupportedModel(ValueError): "A sound model that this library does not compute; the library that wrote it does."
+class UnsupportedModel(ValueError): "A sound model that another library computes, and this one does not."
 
 # %% ../nbs/03_encoder.ipynb #304757a9
 def mean_pool(
@@ -45,7 +45,7 @@ def mean_pool(
 def read_weights(
     folder: Path, # checkpoint folder
 ) -> dict[str, torch.Tensor]: # tensors of its model.safetensors, or of the shards that model.safetensors.index.json names
-    "Read the weights of `folder`. Raises FileNotFoundError or ValueError when they are missing, pickled or damaged."
+    "Read the weights of `folder`. Raises FileNotFoundError or ValueError if missing, pickled or damaged."
     single, index = folder/'model.safetensors', folder/'model.safetensors.index.json'
     if single.is_file(): shards = [single]
     elif index.is_file():
@@ -67,15 +67,16 @@ def write_weights(
     tensors: dict[str, torch.Tensor], # by name
     file: Path, # .safetensors
 ):
-    "Write tensors, whole or not at all, into a file that others may read as the umask says: safetensors gives every file the mode 0600."
+    "Write tensors, whole or not at all, into a file that others may read as the umask says."
+    tensors = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with written_aside(file) as aside:
         aside.touch()
         mode = aside.stat().st_mode
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, aside, metadata={'format': 'pt'})
-        aside.chmod(mode)
+        save_file(tensors, aside, metadata={'format': 'pt'})
+        aside.chmod(mode) # safetensors gives every file the mode 0600
 
 class _Table(nn.Embedding):
-    "An embedding; on the meta device, where numbers have no place, it draws none: asking for them there imports torch's compiler, a second of work."
+    "An embedding that draws no random numbers on the meta device, which would import torch's compiler."
     def reset_parameters(self):
         if not self.weight.is_meta: super().reset_parameters()
 
@@ -145,8 +146,8 @@ class StaticEncoder(nn.Module):
         self,
         folder: str | Path, # created if missing
     ):
-        """Write `folder`/model.safetensors as sentence-transformers' StaticEmbedding reads it, in float32: in half precision its
-        Normalize makes NaN of a text without tokens."""
+        """Write `folder`/model.safetensors as sentence-transformers' StaticEmbedding reads it, in float32:
+        in half precision, its Normalize makes NaN of a text without tokens."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_weights({'embedding.weight': self.embedding.weight.float()}, folder/'model.safetensors')
@@ -154,7 +155,7 @@ class StaticEncoder(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | Path, # written by `save_pretrained`, by sentence-transformers' StaticEmbedding or by model2vec
+        folder: str | Path, # of `save_pretrained`, sentence-transformers' StaticEmbedding or model2vec
     ) -> 'StaticEncoder': # in float32, on the CPU
         "Read a static encoder; ValueError if the file holds another model."
         weights = read_weights(folder := Path(folder))
@@ -163,7 +164,9 @@ class StaticEncoder(nn.Module):
             raise ValueError(f'{folder} holds no static encoder: its model.safetensors has no tensor embedding.weight; '
                              'a BERT folder is read with Encoder.from_pretrained')
         table = weights[name]
-        if table.ndim != 2: raise ValueError(f'tensor {name} in {folder} has shape {tuple(table.shape)}, but a table of (vocab_size, hidden_size) is needed')
+        if table.ndim != 2:
+            raise ValueError(f'tensor {name} in {folder} has shape {tuple(table.shape)}, '
+                             'but a table of (vocab_size, hidden_size) is needed')
         if name == 'embeddings': table = _of_model2vec(**weights)
         check_floats(name, table, folder)
         with torch.device('meta'): encoder = cls(*table.shape)
@@ -191,8 +194,8 @@ ACTIVATIONS: dict[str, Callable] = dict( # hidden_act of transformers → functi
 
 @dataclass
 class EncoderConfig:
-    """Shape of an `Encoder`: field names and defaults of transformers.BertConfig, whose defaults are bert-base.
-    Raises ValueError for a shape that cannot be built, UnsupportedModel for an activation that is not implemented."""
+    """Shape of an `Encoder`: field names and defaults of transformers.BertConfig, whose defaults are
+    bert-base. ValueError for a shape that cannot be built, UnsupportedModel for an unknown activation."""
     vocab_size: int = 30522 # rows of the token table
     hidden_size: int = 768 # width of a hidden state, a multiple of num_attention_heads
     num_hidden_layers: int = 12 # attention + feed-forward blocks
@@ -214,7 +217,10 @@ class EncoderConfig:
         for name in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
             if not 0 <= getattr(self, name) < 1: raise ValueError(f'{name} is {getattr(self, name)!r}, but a share from 0 to below 1 is needed')
         if not self.layer_norm_eps > 0: raise ValueError(f'layer_norm_eps is {self.layer_norm_eps!r}, but it must be positive')
-        if self.hidden_act not in ACTIVATIONS: raise UnsupportedModel(f"hidden_act is {self.hidden_act!r}, but only {', '.join(ACTIVATIONS)} are implemented")
+        if self.hidden_act not in ACTIVATIONS:
+            known = ', '.join(ACTIVATIONS)
+            raise UnsupportedModel(f'hidden_act is {self.hidden_act!r}, but only {known} are implemented: '
+                                   'load it with sentence-transformers')
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(f'hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}')
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
@@ -225,13 +231,14 @@ class EncoderConfig:
         cls,
         file: str | Path, # a config.json of transformers
     ) -> 'EncoderConfig':
-        "Read the known fields of `file`, ignore the others; UnsupportedModel if it describes something other than a plain BERT."
+        "Read the known fields of `file`, ignore the others; UnsupportedModel if it describes no plain BERT."
         try: values = dict(json.loads(Path(file).read_text(encoding='utf-8')))
         except (ValueError, TypeError) as error: raise ValueError(f'{file} is not a JSON object: {error}') from None
         plain = dict(model_type='bert', position_embedding_type='absolute', is_decoder=False, add_cross_attention=False, pruned_heads={}, quantization_config=None)
         for name, wanted in plain.items():
-            if (found := values.get(name, wanted)) != wanted:
-                raise UnsupportedModel(f'{file} says {name} {found!r}, but Encoder computes {wanted!r} only: choose a plain BERT checkpoint')
+            if (found := values.get(name, wanted)) != wanted: raise UnsupportedModel(
+                f'{file} says {name} {found!r}, but Encoder computes {wanted!r} only: '
+                'choose a plain BERT checkpoint, or load it with sentence-transformers')
         try: return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except UnsupportedModel as error: raise UnsupportedModel(f'{file}: {error}') from None
         except (ValueError, TypeError) as error: raise ValueError(f'{file}: {error}') from None

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'BERT_TOKENS', 'pool', 'Dense', 'Normalize', 'Settings', 'unsupported', 'read_json', 'tensor_names',
-           'read_modules', 'read_pooling', 'read_layer', 'read_prompts', 'read_length', 'read_tokenizer',
+           'read_modules', 'read_pooling', 'read_layer', 'read_model_settings', 'read_length', 'read_tokenizer',
            'as_transformers', 'bert_settings', 'unknown_id', 'read_model2vec', 'ModelFolder', 'read_folder',
            'written_together', 'write_settings']
 
@@ -25,14 +25,14 @@ from torch import nn
 from .encoder import UnsupportedModel, check_floats, mean_pool, read_weights, write_weights
 
 # %% ../nbs/03a_folders.ipynb #fa030007
-POOLINGS = dict( # name since sentence-transformers 6 → the flag before; in the order in which the flags' vectors are concatenated
+POOLINGS = dict( # name since sentence-transformers 6 → the flag before; concatenated in this order
     cls='pooling_mode_cls_token', max='pooling_mode_max_tokens', mean='pooling_mode_mean_tokens',
     mean_sqrt_len_tokens='pooling_mode_mean_sqrt_len_tokens', weightedmean='pooling_mode_weightedmean_tokens',
     lasttoken='pooling_mode_lasttoken')
 
 def pool(
     hidden: torch.Tensor, # (batch, tokens, hidden) one vector per token
-    attention_mask: torch.Tensor, # (batch, tokens) true for a token of the text, false for padding on the right
+    attention_mask: torch.Tensor, # (batch, tokens) true for a token of the text; padding is on the right
     modes: tuple[str, ...] = ('mean',), # of POOLINGS
     skip: int = 0, # tokens at the start that are not pooled
 ) -> torch.Tensor: # (batch, modes × hidden) one vector per text
@@ -51,7 +51,8 @@ def pool(
     return one(modes[0]) if len(modes) == 1 else torch.cat([one(mode) for mode in modes], 1)
 
 # %% ../nbs/03a_folders.ipynb #fa03000a
-_ACTIVATIONS = ('ELU', 'GELU', 'Hardswish', 'Identity', 'LeakyReLU', 'Mish', 'ReLU', 'ReLU6', 'SELU', 'SiLU', 'Sigmoid', 'Softplus', 'Softsign', 'Tanh')
+_ACTIVATIONS = ('ELU', 'GELU', 'Hardswish', 'Identity', 'LeakyReLU', 'Mish', 'ReLU', 'ReLU6', 'SELU', 'SiLU',
+                'Sigmoid', 'Softplus', 'Softsign', 'Tanh')
 
 class Dense(nn.Module):
     "A linear map of the vector and an activation, as sentence-transformers' module of that name."
@@ -61,7 +62,8 @@ class Dense(nn.Module):
         activation: str = 'torch.nn.modules.activation.Tanh', # as the folder names it
     ):
         super().__init__()
-        self.linear, self.activation, self.function = linear, activation, getattr(nn, activation.rsplit('.', 1)[-1])()
+        self.linear, self.activation = linear, activation
+        self.function = getattr(nn, activation.rsplit('.', 1)[-1])()
 
     def forward(
         self,
@@ -80,22 +82,23 @@ class Normalize(nn.Module):
         return F.normalize(vectors, dim=1)
 
 # %% ../nbs/03a_folders.ipynb #fa03000c
-BERT_TOKENS = dict(unk_token='[UNK]', sep_token='[SEP]', pad_token='[PAD]', cls_token='[CLS]', mask_token='[MASK]')
+BERT_TOKENS = dict(unk_token='[UNK]', sep_token='[SEP]', pad_token='[PAD]', cls_token='[CLS]',
+                   mask_token='[MASK]') # role → token
 
 @dataclass
 class Settings:
     "How a text becomes a vector, beside encoder and vocabulary."
     pooling: tuple[str, ...] = ('mean',) # of POOLINGS; not used by a static encoder
     include_prompt: bool = True # whether the tokens of a prompt are pooled too
-    layers: nn.Sequential = field(default_factory=nn.Sequential) # Dense and Normalize modules after the pooling
+    layers: nn.Sequential = field(default_factory=nn.Sequential) # Dense and Normalize after the pooling
     normalize: bool = True # whether vectors are brought to length 1 at the end
-    truncate_dim: int|None = None # numbers of a vector that are kept, after it was brought to length 1; None: all
+    truncate_dim: int|None = None # numbers of a vector that are kept then; None: all
     prompts: dict[str, str] = field(default_factory=dict) # name → text that is put before a text
     default_prompt_name: str|None = None # the prompt of `encode` when none is named
     similarity: str = 'cosine' # how vectors are meant to be compared: a note for other libraries
     skip_unknown: bool = False # static: whether unknown words are left out of the mean
-    max_chars: int|None = None # characters that are read of a text (model2vec cuts there, before it cuts tokens); None: all
-    special_tokens: dict[str, str] = field(default_factory=lambda: dict(BERT_TOKENS)) # role → token, for transformers
+    max_chars: int|None = None # characters that are read of a text, before tokens are counted; None: all
+    special_tokens: dict[str, str] = field(default_factory=BERT_TOKENS.copy) # role → token, for transformers
 
     def width(
         self,
@@ -112,7 +115,8 @@ def unsupported(
     what: str, # the module, setting or architecture
 ) -> UnsupportedModel: # to be raised
     "The refusal of a sound model that is not computed here."
-    return UnsupportedModel(f'{folder} asks for {what}, which is not computed here: use it with sentence-transformers, which computes it')
+    return UnsupportedModel(f'{folder} asks for {what}, which is not computed here: '
+                            'load it with sentence-transformers')
 
 def read_json(
     file: Path, # holds an object
@@ -120,12 +124,16 @@ def read_json(
     "Read a JSON object. Raises ValueError when the file is damaged."
     if not file.is_file(): return {}
     try: return dict(json.loads(file.read_text(encoding='utf-8')))
-    except (ValueError, TypeError) as error: raise ValueError(f'{file} is damaged ({error}): copy it again') from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{file} is damaged ({error}): copy it again') from None
 
 # %% ../nbs/03a_folders.ipynb #fa03000e
+_AFTER_POOLING = {'Dense', 'Normalize'}
+_KINDS = {'Transformer', 'StaticEmbedding', 'Pooling', *_AFTER_POOLING}
+
 def tensor_names(
     folder: Path, # holds weights
-) -> set[str]: # {} when they are not in one model.safetensors
+) -> set[str]: # empty when they are not in one model.safetensors
     "Names of the tensors. Raises ValueError when the file is damaged."
     file = folder/'model.safetensors'
     if not file.is_file(): return set()
@@ -135,22 +143,24 @@ def tensor_names(
 
 def read_modules(
     folder: Path, # of the model
-) -> list[tuple[str, Path]]: # kind and folder of each module: Transformer and Pooling, or StaticEmbedding; then Dense and Normalize
-    "Read modules.json. Raises ValueError when it is damaged, UnsupportedModel for modules or an order that is not computed."
+) -> list[tuple[str, Path]]: # kind and folder of each: first Transformer and Pooling, or StaticEmbedding
+    """Read modules.json. Raises ValueError when it is damaged, UnsupportedModel for modules or an order
+    that is not computed."""
     file = folder/'modules.json'
     if not file.is_file():
-        static = tensor_names(folder) & {'embeddings', 'embedding.weight'}
-        return [('StaticEmbedding', folder)] if static else [('Transformer', folder), ('Pooling', folder/'no settings: the mean')]
-    try: listed = [(module['type'], folder/module['path']) for module in json.loads(file.read_text(encoding='utf-8'))]
+        if tensor_names(folder) & {'embeddings', 'embedding.weight'}: return [('StaticEmbedding', folder)]
+        return [('Transformer', folder), ('Pooling', folder/'no settings: the mean')]
+    try: listed = [(said['type'], folder/said['path']) for said in json.loads(file.read_bytes())]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{file} is damaged ({error!r}): it needs a list of modules with type and path') from None
+        raise ValueError(f'{file} is damaged ({error!r}): it needs a list of types and paths') from None
     modules = [(name.rsplit('.', 1)[-1], path) for name, path in listed]
-    for (kind, _), (name, _) in zip(modules, listed):
-        if not name.startswith('sentence_transformers.') or kind not in ('Transformer', 'StaticEmbedding', 'Pooling', 'Dense', 'Normalize'):
-            raise unsupported(folder, f'the module {name}')
     kinds = [kind for kind, _ in modules]
+    for kind, (name, _) in zip(kinds, listed):
+        if not name.startswith('sentence_transformers.') or kind not in _KINDS:
+            raise unsupported(folder, f'the module {name}')
     first = 1 if kinds[:1] == ['StaticEmbedding'] else 2 if kinds[:2] == ['Transformer', 'Pooling'] else 0
-    if not first or not {'Dense', 'Normalize'}.issuperset(kinds[first:]): raise unsupported(folder, f"the modules {', '.join(kinds)} in this order")
+    if not first or not _AFTER_POOLING.issuperset(kinds[first:]):
+        raise unsupported(folder, f"the modules {', '.join(kinds)} in this order")
     return modules
 
 # %% ../nbs/03a_folders.ipynb #fa030010
@@ -169,73 +179,93 @@ def read_layer(
     folder: Path, # of the model
     kind: str, # Dense or Normalize
     path: Path, # of the module
-) -> Dense|Normalize: # in float32
-    "Read a module that follows the pooling. Raises ValueError when its files are damaged, UnsupportedModel for what it does otherwise."
+) -> Dense|Normalize: # in float32, not to be trained
+    """Read a module that follows the pooling. Raises ValueError when its files are damaged,
+    UnsupportedModel for what it does otherwise."""
     said = read_json(path/'config.json')
     for name in ('module_input_name', 'module_output_name'):
-        if said.get(name, 'sentence_embedding') not in ('sentence_embedding', None): raise unsupported(folder, f'a {kind} module of {said[name]}')
+        if said.get(name, 'sentence_embedding') not in ('sentence_embedding', None):
+            raise unsupported(folder, f'a {kind} module of {said[name]}')
     if kind == 'Normalize': return Normalize()
     activation = said.get('activation_function', 'torch.nn.modules.activation.Tanh')
-    if not activation.startswith('torch.nn.') or activation.rsplit('.', 1)[-1] not in _ACTIVATIONS: raise unsupported(folder, f'a Dense module with the activation {activation}')
+    if not activation.startswith('torch.nn.') or activation.rsplit('.', 1)[-1] not in _ACTIVATIONS:
+        raise unsupported(folder, f'a Dense module with the activation {activation}')
     if said.get('use_residual'): raise unsupported(folder, 'a Dense module with use_residual')
     weights = read_weights(path)
     shape, bias = (said.get('out_features'), said.get('in_features')), said.get('bias', True)
     if weights.keys() != {'linear.weight', *['linear.bias']*bias} or weights['linear.weight'].shape != shape:
-        raise ValueError(f'{path} holds {({name: tuple(tensor.shape) for name, tensor in weights.items()})}, but its config.json asks for a linear.weight of {shape} with{"" if bias else "out"} linear.bias: copy both again')
+        found = ', '.join(f'{name} of {tuple(tensor.shape)}' for name, tensor in weights.items())
+        raise ValueError(f'{path} holds {found}, but its config.json asks for a linear.weight of {shape} '
+                         f'with{"" if bias else "out"} linear.bias: copy both again')
     for name, tensor in weights.items(): check_floats(name, tensor, path)
-    with torch.device('meta'): linear = nn.Linear(*shape[::-1], bias=bias)
-    linear.load_state_dict({name.removeprefix('linear.'): tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}, assign=True)
-    return Dense(linear.requires_grad_(False), activation)
+    with torch.device('meta'): dense = Dense(nn.Linear(*shape[::-1], bias=bias), activation)
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+    dense.load_state_dict(weights, assign=True)
+    return dense.requires_grad_(False)
 
-def read_prompts(
+def read_model_settings(
     folder: Path, # of the model
     settings: Settings, # changed in place
 ):
-    "Read config_sentence_transformers.json: prompts, truncation, similarity. Raises ValueError for a default prompt that is not there, UnsupportedModel for what is no SentenceTransformer."
+    """Read config_sentence_transformers.json: prompts, truncation, similarity. Raises ValueError for a
+    default prompt that is not there, UnsupportedModel for what is no SentenceTransformer."""
     file = folder/'config_sentence_transformers.json'
     said = read_json(file)
-    if (kind := said.get('model_type', 'SentenceTransformer')) != 'SentenceTransformer': raise unsupported(folder, f'a {kind}')
+    kind = said.get('model_type', 'SentenceTransformer')
+    if kind != 'SentenceTransformer': raise unsupported(folder, f'a {kind}')
     settings.prompts = {name: prompt or '' for name, prompt in (said.get('prompts') or {}).items()}
     settings.default_prompt_name = said.get('default_prompt_name')
     if settings.default_prompt_name not in {None, *settings.prompts}:
-        raise ValueError(f'{file} names the default prompt {settings.default_prompt_name!r}, but has the prompts {list(settings.prompts)}: correct it')
-    settings.truncate_dim, settings.similarity = said.get('truncate_dim'), said.get('similarity_fn_name') or 'cosine'
+        raise ValueError(f'{file} names the default prompt {settings.default_prompt_name!r}, '
+                         f'but has the prompts {list(settings.prompts)}: correct it')
+    settings.truncate_dim = said.get('truncate_dim')
+    settings.similarity = said.get('similarity_fn_name') or 'cosine'
     settings.skip_unknown, settings.max_chars = said.get('skip_unknown', False), said.get('max_chars')
+
+# %% ../nbs/03a_folders.ipynb #fa030011
+_PLAIN = dict( # what sentence_bert_config.json may say beside length and lower case
+    transformer_task='feature-extraction', module_output_name='token_embeddings',
+    modality_config={'text': dict(method='forward', method_output_name='last_hidden_state')})
+_HARMLESS = ('dtype', 'torch_dtype', 'attn_implementation', 'trust_remote_code') # change no vector
 
 def read_length(
     folder: Path, # of the model
     root: Path, # of its Transformer module
     positions: int, # that its encoder has
 ) -> tuple[int, bool]: # tokens that are read of a text; whether texts are lower-cased first
-    """Read sentence_bert_config.json, and the model_max_length of tokenizer_config.json where it gives no length, as sentence-transformers 6 does.
-    Raises UnsupportedModel for a setting that would change vectors."""
+    """Read sentence_bert_config.json, and where it gives no length tokenizer_config.json, as
+    sentence-transformers 6 does. Raises UnsupportedModel for a setting that would change vectors."""
     said = read_json(root/'sentence_bert_config.json')
-    plain = dict(transformer_task='feature-extraction', module_output_name='token_embeddings', modality_config={'text': dict(method='forward', method_output_name='last_hidden_state')})
     length, lower = said.pop('max_seq_length', None), said.pop('do_lower_case', False)
-    for name in ('tokenizer_args', 'processor_kwargs'): length = (said.get(name) or {}).pop('model_max_length', length)
+    for name in ('tokenizer_args', 'processor_kwargs'):
+        length = (said.get(name) or {}).pop('model_max_length', length)
+    said.pop('unpad_inputs', None)                                           # a matter of speed
     for name, value in said.items():
-        if name.endswith(('_args', '_kwargs')): value = {key: v for key, v in (value or {}).items() if key not in ('torch_dtype', 'dtype', 'attn_implementation', 'trust_remote_code')}
-        if value and name != 'unpad_inputs' and value != plain.get(name): raise unsupported(folder, f'{name} {value} (in {root/"sentence_bert_config.json"})')
+        if name.endswith(('_args', '_kwargs')):
+            value = {key: given for key, given in (value or {}).items() if key not in _HARMLESS}
+        if value and value != _PLAIN.get(name):
+            raise unsupported(folder, f'{name} {value} in sentence_bert_config.json')
     if length is None:
         limit = read_json(root/'tokenizer_config.json')
         length = min(limit.get('model_max_length', limit.get('max_len', positions)), positions)
     return int(length), lower
 
-# %% ../nbs/03a_folders.ipynb #fa030012
+# %% ../nbs/03a_folders.ipynb #fa030013
 def read_tokenizer(
     root: Path, # of the Transformer or StaticEmbedding module
-) -> Tokenizer: # neither padding nor a limit of its own, unless it is a static encoder's
-    "Read tokenizer.json. Raises FileNotFoundError or ValueError when it is missing or damaged."
+) -> Tokenizer: # without padding
+    """Read tokenizer.json. Raises FileNotFoundError or ValueError when it is missing or damaged,
+    UnsupportedModel when the vocabulary is in another file."""
     file = root/'tokenizer.json'
     if not file.is_file():
         if (root/'vocab.txt').is_file(): raise unsupported(root, 'a vocabulary without tokenizer.json')
-        raise FileNotFoundError(f'{root} holds no embedding model (no tokenizer.json); give a folder that training wrote')
+        raise FileNotFoundError(f'{root} holds no embedding model (no tokenizer.json); '
+                                'give a folder that training wrote')
     try: tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error: raise ValueError(f'{file} is damaged ({str(error).splitlines()[0]}): copy it again') from None   # the library raises nothing more special
+    except Exception as error: # the library raises nothing more special
+        raise ValueError(f'{file} is damaged ({str(error).splitlines()[0]}): copy it again') from None
     tokenizer.no_padding()
     return tokenizer
-
-def _lower_cases(normalizer): return normalizer is not None and b'"Lowercase"' in normalizer.__getstate__()
 
 def as_transformers(
     tokenizer: Tokenizer, # of tokenizer.json; changed in place
@@ -243,29 +273,37 @@ def as_transformers(
     lower: bool, # whether texts are lower-cased first
 ) -> dict[str, str]: # role → special token
     "Let a tokenizer do what transformers makes of the folder."
-    said, tokens = read_json(root/'tokenizer_config.json'), read_json(root/'special_tokens_map.json')
-    tokens = {role: token for role, token in (tokens | said).items() if role in BERT_TOKENS or role in ('bos_token', 'eos_token')}
-    tokens = {role: token['content'] if isinstance(token, dict) else token for role, token in tokens.items() if token}
+    said = read_json(root/'tokenizer_config.json')
+    given = read_json(root/'special_tokens_map.json') | said
+    tokens = {role: token['content'] if isinstance(token, dict) else token
+              for role in (*BERT_TOKENS, 'bos_token', 'eos_token') if (token := given.get(role))}
     direction = said.get('truncation_side') or (tokenizer.truncation or {}).get('direction', 'right')
     tokenizer.no_truncation()
     tokenizer.encode_special_tokens = said.get('split_special_tokens', False)
-    kind = said.get('tokenizer_class') or read_json(root/'config.json').get('tokenizer_class') or 'BertTokenizer'
-    if kind.removesuffix('Fast') == 'BertTokenizer' and isinstance(tokenizer.model, models.WordPiece):
-        _as_bert(tokenizer, said, tokens := BERT_TOKENS | tokens)
-    if lower and not _lower_cases(tokenizer.normalizer):
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])])
-    tokenizer.enable_truncation(1, direction=direction)                      # the embedder sets the length; which end is cut is the model's
+    config = read_json(root/'config.json')
+    kind = said.get('tokenizer_class') or config.get('tokenizer_class') or 'BertTokenizer'
+    if kind in ('BertTokenizer', 'BertTokenizerFast') and isinstance(tokenizer.model, models.WordPiece):
+        tokens = BERT_TOKENS | tokens
+        _as_bert(tokenizer, said, tokens)
+    before = tokenizer.normalizer
+    if lower and not (before and b'"Lowercase"' in before.__getstate__()):
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([before] if before else [])])
+    tokenizer.enable_truncation(1, direction=direction)                      # the embedder sets the length
     return tokens
 
 def _as_bert(tokenizer, said, tokens):
     "What BertTokenizer builds around a vocabulary."
-    tokenizer.normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=said.get('tokenize_chinese_chars', True),
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=said.get('tokenize_chinese_chars', True),
         strip_accents=said.get('strip_accents'), lowercase=said.get('do_lower_case', True))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.model.max_input_chars_per_word, tokenizer.model.unk_token = 100, tokens['unk_token']
-    first, last = ends = [(token, tokenizer.token_to_id(token)) for token in (tokens['cls_token'], tokens['sep_token'])]
-    if not _wraps(tokenizer, first[1], last[1]):
-        tokenizer.post_processor = processors.TemplateProcessing(single=f'{first[0]} $A {last[0]}', special_tokens=ends)
+    ends = [(token, tokenizer.token_to_id(token)) for token in (tokens['cls_token'], tokens['sep_token'])]
+    if missing := [token for token, id in ends if id is None]:
+        raise ValueError(f'tokenizer.json lacks {missing[0]}, which BertTokenizer needs: copy it again')
+    if not _wraps(tokenizer, *(id for _, id in ends)):
+        template = ' $A '.join(token for token, _ in ends)
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ends)
 
 def _wraps(tokenizer, first, last):
     "Whether encoding puts just these ids around a text."
@@ -274,28 +312,32 @@ def _wraps(tokenizer, first, last):
 def bert_settings(
     tokenizer: Tokenizer, # any
 ) -> dict|None: # what tokenizer_config.json has to say for it; None: it is no BertTokenizer
-    "Whether transformers' BertTokenizer, given the vocabulary and these settings, would do the same as `tokenizer`."
+    "Settings with which transformers' BertTokenizer does the same as `tokenizer` with this vocabulary."
     def state(part): return json.loads(part.__getstate__()) if part is not None else {}
-    normalizer, model = state(tokenizer.normalizer), tokenizer.model
-    ends = [tokenizer.token_to_id(BERT_TOKENS[role]) for role in ('cls_token', 'sep_token')]
-    own = (isinstance(model, models.WordPiece) and (model.max_input_chars_per_word, model.continuing_subword_prefix, model.unk_token) == (100, '##', '[UNK]')
-           and normalizer.get('type') == 'BertNormalizer' and normalizer['clean_text'] and state(tokenizer.pre_tokenizer) == dict(type='BertPreTokenizer')
-           and _wraps(tokenizer, *ends) and not tokenizer.encode_special_tokens)
-    return dict(do_lower_case=normalizer['lowercase'], strip_accents=normalizer['strip_accents'], tokenize_chinese_chars=normalizer['handle_chinese_chars']) if own else None
+    said, model = state(tokenizer.normalizer), tokenizer.model
+    if not isinstance(model, models.WordPiece) or tokenizer.encode_special_tokens: return None
+    word = model.max_input_chars_per_word, model.continuing_subword_prefix, model.unk_token
+    if word != (100, '##', '[UNK]'): return None
+    if said.get('type') != 'BertNormalizer' or not said['clean_text']: return None
+    if state(tokenizer.pre_tokenizer) != dict(type='BertPreTokenizer'): return None
+    if not _wraps(tokenizer, tokenizer.token_to_id('[CLS]'), tokenizer.token_to_id('[SEP]')): return None
+    return dict(do_lower_case=said['lowercase'], strip_accents=said['strip_accents'],
+                tokenize_chinese_chars=said['handle_chinese_chars'])
 
-# %% ../nbs/03a_folders.ipynb #fa030014
+# %% ../nbs/03a_folders.ipynb #fa030015
 def unknown_id(
     tokenizer: Tokenizer, # any
-) -> int|None: # id that stands for what the vocabulary lacks; None: there is none
-    "The id of the unknown token."
-    if hasattr(tokenizer.model, 'unk_token'): return tokenizer.model.unk_token and tokenizer.token_to_id(tokenizer.model.unk_token)
+) -> int|None: # None: it has none
+    "The id that stands for what the vocabulary lacks."
+    if hasattr(tokenizer.model, 'unk_token'):
+        return tokenizer.model.unk_token and tokenizer.token_to_id(tokenizer.model.unk_token)
     return json.loads(tokenizer.to_str())['model'].get('unk_id')
 
 def read_model2vec(
     root: Path, # of a folder that model2vec wrote
     tokenizer: Tokenizer, # of the folder
     settings: Settings, # changed in place
-) -> float: # tokens that are read of a text
+) -> float: # tokens that are read of a text; infinite: all
     "Read the config.json of model2vec."
     said = read_json(root/'config.json')
     settings.normalize, settings.skip_unknown = said.get('normalize', False), True
@@ -303,7 +345,7 @@ def read_model2vec(
     settings.max_chars = length * int(np.median([len(token) for token in tokenizer.get_vocab()]))
     return length
 
-# %% ../nbs/03a_folders.ipynb #fa030016
+# %% ../nbs/03a_folders.ipynb #fa030017
 class ModelFolder(NamedTuple):
     "What a folder holds, but for the encoder's weights."
     root: Path # where the weights are
@@ -315,24 +357,28 @@ class ModelFolder(NamedTuple):
 def _check_architecture(folder, root):
     "Refuse what is no plain BERT."
     config = read_json(root/'config.json')
-    if (kind := config.get('model_type', 'bert')) != 'bert': raise unsupported(folder, f'the architecture {kind}')
     if (root/'adapter_config.json').is_file(): raise unsupported(folder, 'an adapter (adapter_config.json)')
+    kind = config.get('model_type', 'bert')
+    if kind != 'bert': raise unsupported(folder, f'the architecture {kind}')
     for name in config.get('architectures') or []:
-        if name.endswith('ForSequenceClassification') and not (folder/'modules.json').is_file(): raise unsupported(folder, f'{name}, a cross-encoder or classifier')
+        if name.endswith('ForSequenceClassification') and not (folder/'modules.json').is_file():
+            raise unsupported(folder, f'{name}, a cross-encoder or classifier')
 
 def read_folder(
     folder: str|Path, # of sentence-transformers, transformers (BERT) or model2vec, or written here
 ) -> ModelFolder:
-    "Read what a model's folder says. Raises FileNotFoundError or ValueError when files are missing or damaged, UnsupportedModel for what is not computed here."
+    """Read what a model's folder says. Raises FileNotFoundError or ValueError when files are missing or
+    damaged, UnsupportedModel for what is not computed here."""
     folder, settings = Path(folder), Settings()
+    read_model_settings(folder, settings)
     (kind, root), *modules = read_modules(folder)
-    read_prompts(folder, settings)
     static = kind == 'StaticEmbedding'
     if not static:
         _check_architecture(folder, root)
         (_, path), *modules = modules
-        pooling = read_json(path/'config.json')
-        settings.pooling, settings.include_prompt = read_pooling(folder, pooling), pooling.get('include_prompt', True)
+        said = read_json(path/'config.json')
+        settings.pooling = read_pooling(folder, said)
+        settings.include_prompt = said.get('include_prompt', True)
     layers = [read_layer(folder, kind, path) for kind, path in modules]
     settings.normalize = bool(layers) and isinstance(layers[-1], Normalize)
     settings.layers = nn.Sequential(*layers[:-1] if settings.normalize else layers)
@@ -340,17 +386,20 @@ def read_folder(
     if 'embeddings' in tensor_names(root): max_length = read_model2vec(root, tokenizer, settings)
     elif static: max_length = (tokenizer.truncation or {}).get('max_length', math.inf)
     else:
-        max_length, lower = read_length(folder, root, read_json(root/'config.json').get('max_position_embeddings', 512))
+        positions = read_json(root/'config.json').get('max_position_embeddings', 512)
+        max_length, lower = read_length(folder, root, positions)
         settings.special_tokens = as_transformers(tokenizer, root, lower)
     return ModelFolder(root, static, tokenizer, max_length, settings)
 
-# %% ../nbs/03a_folders.ipynb #fa03001b
+# %% ../nbs/03a_folders.ipynb #fa03001c
+_BESIDE_BERT = 'config.json sentence_bert_config.json tokenizer_config.json special_tokens_map.json'.split()
+
 @contextmanager
 def written_together(
     folder: Path, # of a model; created if missing
 ) -> Iterator[Path]: # where to write instead
     "A hidden folder whose files replace those of `folder` when the block ends well."
-    aside, kinds = folder/'.saving', ('Pooling', 'Dense', 'Normalize')
+    aside = folder/'.saving'
     shutil.rmtree(aside, ignore_errors=True)                                 # what a killed process has left
     aside.mkdir(parents=True)
     try:
@@ -359,10 +408,11 @@ def written_together(
         for name in written:
             if (aside/name).is_dir(): (folder/name).mkdir(exist_ok=True)
             else: (aside/name).replace(folder/name)
-        for name in ('config.json', 'sentence_bert_config.json', 'tokenizer_config.json', 'special_tokens_map.json'):
+        for name in _BESIDE_BERT:
             if Path(name) not in written: (folder/name).unlink(missing_ok=True)
         for old in folder.glob('[0-9]*_*'):
-            if old.name.partition('_')[2] not in kinds or old.relative_to(folder) in written: continue
+            kind = old.name.partition('_')[2]
+            if old.relative_to(folder) in written or kind not in {'Pooling', *_AFTER_POOLING}: continue
             for name in ('config.json', 'model.safetensors'): (old/name).unlink(missing_ok=True)
             if not any(old.iterdir()): old.rmdir()
     finally: shutil.rmtree(aside, ignore_errors=True)
@@ -380,32 +430,43 @@ def write_settings(
         (folder/name).parent.mkdir(exist_ok=True)
         (folder/name).write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
     tokenizer.save(str(folder/'tokenizer.json'))
-    modules = [('', 'StaticEmbedding')] if static else [('', 'Transformer'), ('1_Pooling', 'Pooling')]
+    # sentence-transformers 3 and 4 take a module of the path '' for a Transformer
+    modules = [('.', 'StaticEmbedding')] if static else [('', 'Transformer'), ('1_Pooling', 'Pooling')]
     for layer in [*settings.layers, *[Normalize()]*settings.normalize]:
         kind = type(layer).__name__
         modules.append((path := f'{len(modules)}_{kind}', kind))
         (folder/path).mkdir()
         if kind == 'Dense':
-            linear = layer.linear
-            write(f'{path}/config.json', dict(in_features=linear.in_features, out_features=linear.out_features, bias=linear.bias is not None, activation_function=layer.activation))
+            (out, into), bias = layer.linear.weight.shape, layer.linear.bias is not None
+            write(f'{path}/config.json', dict(in_features=into, out_features=out, bias=bias,
+                                              activation_function=layer.activation))
             write_weights(layer.state_dict(), folder/path/'model.safetensors')
-    write('modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}') for i, (path, kind) in enumerate(modules)])
-    model = dict(similarity_fn_name=settings.similarity, prompts=settings.prompts, default_prompt_name=settings.default_prompt_name)
-    if settings.truncate_dim: model['truncate_dim'] = settings.truncate_dim
-    if static: model |= dict(normalize=settings.normalize, max_length=None if max_length == math.inf else max_length, skip_unknown=settings.skip_unknown, max_chars=settings.max_chars)
-    write('config_sentence_transformers.json', model)
+    write('modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}')
+                           for i, (path, kind) in enumerate(modules)])
+    said = dict(similarity_fn_name=settings.similarity, prompts=settings.prompts,
+                default_prompt_name=settings.default_prompt_name)
+    if settings.truncate_dim: said['truncate_dim'] = settings.truncate_dim
+    if static:
+        limit = None if max_length == math.inf else max_length
+        said |= dict(normalize=settings.normalize, max_length=limit, skip_unknown=settings.skip_unknown,
+                     max_chars=settings.max_chars)
+    write('config_sentence_transformers.json', said)
     if not static: _write_transformer(write, hidden_size, tokenizer, max_length, settings)
 
 def _write_transformer(write, hidden_size, tokenizer, max_length, settings):
     "The files beside a BERT."
     pooling = dict(word_embedding_dimension=hidden_size, include_prompt=settings.include_prompt)
-    if list(settings.pooling) == [mode for mode in POOLINGS if mode in settings.pooling]: pooling |= {flag: mode in settings.pooling for mode, flag in POOLINGS.items()}
+    if list(settings.pooling) == [mode for mode in POOLINGS if mode in settings.pooling]:
+        pooling |= {flag: mode in settings.pooling for mode, flag in POOLINGS.items()}
     else: pooling |= dict(pooling_mode=settings.pooling)
     write('1_Pooling/config.json', pooling)
     write('sentence_bert_config.json', dict(max_seq_length=max_length, do_lower_case=False))
-    tokens = {role: token for role, token in settings.special_tokens.items() if tokenizer.token_to_id(token) is not None}
-    bert = bert_settings(tokenizer)
-    kind = dict(tokenizer_class='BertTokenizer', **bert) if bert else dict(tokenizer_class='PreTrainedTokenizerFast', model_input_names=['input_ids', 'attention_mask'])
-    if tokenizer.encode_special_tokens: kind['split_special_tokens'] = True
-    write('tokenizer_config.json', kind | dict(model_max_length=max_length, truncation_side=tokenizer.truncation['direction']) | tokens)
+    known = tokenizer.get_vocab()
+    tokens = {role: token for role, token in settings.special_tokens.items() if token in known}
+    said = dict(model_max_length=max_length, truncation_side=tokenizer.truncation['direction'])
+    if bert := bert_settings(tokenizer): said |= dict(tokenizer_class='BertTokenizer', **bert)
+    else: said |= dict(tokenizer_class='PreTrainedTokenizerFast',
+                       model_input_names=['input_ids', 'attention_mask'])
+    if tokenizer.encode_special_tokens: said['split_special_tokens'] = True
+    write('tokenizer_config.json', said | tokens)
     write('special_tokens_map.json', tokens)
