@@ -29,12 +29,14 @@ from .negatives import BM25, code_words
 def vectors(
     model: 'Embedder|Callable', # has `encode(texts)` or `embed(texts)`, or is a function texts → (n, hidden)
     texts: list[str], # (n)
-    kind: str|None = None, # 'query' or 'document' of a search: with the prompt that the model has for such texts
+    kind: str|None = None, # 'query' or 'document' of a search: with the model's prompt for such texts
     normalize: bool = True, # to unit length; False: as the model gives them
     **how, # arguments of the model's own function
 ) -> np.ndarray: # (n, hidden) float32; a vector of zeros stays one
-    "Vectors from any model. Raises ValueError for what cannot embed, and for vectors that are not finite or not one for each text."
-    encode = next((f for f in (getattr(model, name, None) for name in (f'encode_{kind}' if kind else 'encode', 'encode', 'embed')) if f), model)
+    """Vectors from any model.
+    Raises ValueError for what cannot embed, and for vectors that are not finite or not one for each text."""
+    names = ([f'encode_{kind}'] if kind else []) + ['encode', 'embed']
+    encode = next((getattr(model, name) for name in names if hasattr(model, name)), model)
     if not callable(encode): raise ValueError(f'{type(model).__name__} is no model: give something with encode(texts), or a function texts → vectors')
     found = np.asarray(encode(list(texts), **how), dtype=np.float32)
     if found.ndim != 2 or len(found) != len(texts): raise ValueError(f'the model gave an array of shape {found.shape} for {len(texts)} texts; ({len(texts)}, hidden) is needed')
@@ -51,7 +53,8 @@ def similarity_name(
     model, # see `vectors`
 ) -> str: # 'cosine' unless the model's folder says 'dot', 'euclidean' or 'manhattan'
     "How the vectors of a search are meant to be compared."
-    return getattr(getattr(model, 'settings', None), 'similarity', None) or getattr(model, 'similarity_fn_name', None) or 'cosine'
+    ours = getattr(getattr(model, 'settings', None), 'similarity', None)
+    return ours or getattr(model, 'similarity_fn_name', None) or 'cosine'
 
 def compare(
     queries: np.ndarray, # (q, hidden) as the model gives them
@@ -72,7 +75,8 @@ def wordllama_model() -> Callable[[list[str]], np.ndarray]: # texts → (n, 256)
     try: import wordllama
     except ImportError: raise ValueError('wordllama is not installed; get it with: pip install wordllama') from None
     finally: root.setLevel(before[0]); root.handlers[:] = before[1]                             # its import makes every library log to the screen
-    return partial(wordllama.WordLlama.load(cache_dir=str(Path(wordllama.__file__).parent), disable_download=True).embed, norm=True)
+    inside = str(Path(wordllama.__file__).parent)
+    return partial(wordllama.WordLlama.load(cache_dir=inside, disable_download=True).embed, norm=True)
 
 # %% ../nbs/09_evaluation.ipynb #06138e48
 def retrieval_metrics(
@@ -97,7 +101,8 @@ def _scores(model, queries, documents, size=256):
     if isinstance(model, BM25): score = model.index(documents)
     else:
         pile = vectors(model, documents, 'document', normalize=False)
-        def score(texts): return compare(vectors(model, texts, 'query', normalize=False), pile, similarity_name(model))
+        def score(texts):
+            return compare(vectors(model, texts, 'query', normalize=False), pile, similarity_name(model))
     for first in range(0, len(queries), size): yield from score(queries[first:first+size])
 
 @dataclass
@@ -225,7 +230,7 @@ def _both(task, first, second, labels):
 
 def _cosines(model, task):
     one, other = vectors(model, task.sentences1), vectors(model, task.sentences2)
-    found = 1 - ((one - other)**2).sum(1) / 2                                # as mteb computes it: equal texts have exactly 1, and zeros count
+    found = 1 - ((one - other)**2).sum(1) / 2                  # mteb's way: 1 for equal texts, ½ beside zeros
     if np.ptp(found) == 0: raise ValueError(f'the cosines of all {len(found)} pairs of {task.name} are {found[0]:.3f}: {task.metric} is undefined for a model that gives every pair the same')
     return found
 
@@ -350,7 +355,8 @@ class Clustering:
         from sklearn.metrics import v_measure_score
         def grouped(texts, labels):
             found = vectors(model, texts, normalize=False)
-            return MiniBatchKMeans(len(set(labels)), batch_size=500, n_init='auto', random_state=42).fit(found).labels_
+            means = MiniBatchKMeans(len(set(labels)), batch_size=500, n_init='auto', random_state=42)
+            return means.fit(found).labels_
         return {self.metric: np.array([v_measure_score(labels, grouped(texts, labels)) for texts, labels in self.sets])}
 
 # %% ../nbs/09_evaluation.ipynb #a8f6c124
@@ -380,19 +386,23 @@ def summarise(
 def remembering(
     model, # see `vectors`
 ) -> SimpleNamespace: # a model: encode, encode_query and encode_document, which give what the model gives
-    "A model that embeds each text once, however many tasks hold it; as a query and as a document once more, if it tells these apart."
-    known, told_apart = {}, hasattr(model, 'encode_query') and any(getattr(getattr(model, 'settings', None), 'prompts', dict(not_known=True)).values())
+    "A model that embeds each text once, however many tasks hold it; once for each kind that it tells apart."
+    prompts = getattr(getattr(model, 'settings', None), 'prompts', {'': 'nobody knows'})
+    known, apart = {}, hasattr(model, 'encode_query') and any(prompts.values())
     def encode(texts, kind=None):
-        of_kind = known.setdefault(told_apart and kind, {})
-        if new := list(dict.fromkeys(text for text in texts if text not in of_kind)): of_kind.update(zip(new, vectors(model, new, kind, normalize=False)))
+        of_kind = known.setdefault(apart and kind, {})
+        new = list(dict.fromkeys(text for text in texts if text not in of_kind))
+        if new: of_kind.update(zip(new, vectors(model, new, kind, normalize=False)))
         return np.stack([of_kind[text] for text in texts])
-    return SimpleNamespace(encode=encode, encode_query=partial(encode, kind='query'), encode_document=partial(encode, kind='document'), similarity_fn_name=similarity_name(model))
+    return SimpleNamespace(encode=encode, similarity_fn_name=similarity_name(model),
+                           **{f'encode_{kind}': partial(encode, kind=kind) for kind in ('query', 'document')})
 
 def evaluate(
     model, # an Embedder, a SentenceTransformer, a static model of model2vec or wordllama, BM25, or a function texts → vectors
     tasks: list, # of the kinds above; chapter 09b has them
 ) -> pd.DataFrame: # task, type, metric, score, low, high, n, seconds
-    "One model, one table. A task that fails gives a warning and a row without a score; the others are kept. BM25 warns of texts in which it sees no word."
+    """One model, one table. A task that fails gives a warning and a row without a score; the others are kept.
+    Of texts in which BM25 sees no word, a warning tells."""
     rows, model = [], model if isinstance(model, BM25) else remembering(model)
     for task in tasks:
         try:

@@ -19,10 +19,12 @@ from fastcore.script import Param, call_parse
 
 from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .checkpoints import writable
-from .corpus import Corpus, cache_folder, complain, data_folder, kept, progress_bar, runs_folder, squeeze
+from .corpus import (Corpus, cache_folder, complain, data_folder, kept, progress_bar, results_folder,
+                           runs_folder, squeeze)
 from .embedder import Embedder, UnsupportedModel, minilm_folder
-from .evaluation import (Measurement, append_results, bootstrap, difference, measure, remembering, summarise,
-                               tuned_bm25, unread, verdict, wordllama_model)
+from .evaluation import (Measurement, append_results, bootstrap, difference, measure, remembering,
+                               summarise, tuned_bm25, unread, verdict, wordllama_model)
+from .folders import read_json
 from .mining import open_corpus
 from .negatives import BM25
 from .sharing import add_results, hub_folder, model_hash, provenance, training_history
@@ -39,21 +41,35 @@ def _bm25(corpus):
     return BM25(**_kept(f'bm25-{task.key}', lambda: vars(tuned_bm25(task))))
 
 def _theirs(folder, why):
-    "A model that `Embedder` does not compute, in sentence-transformers"
-    for pickle in Path(folder).rglob('pytorch_model*.bin'):
-        if not any(pickle.parent.glob('model*.safetensors')): raise ValueError(f'{pickle} is a pickle, which is never loaded here; let sentence-transformers save the model once more, and it writes safetensors')
+    "A model that `Embedder` does not compute, in sentence-transformers, which loads other things too"
+    kind = read_json(folder/'config_sentence_transformers.json').get('model_type', 'SentenceTransformer')
+    architectures = read_json(folder/'config.json').get('architectures') or ()
+    classifies = any(name.endswith('Classification') for name in architectures)
+    if classifies and not (folder/'modules.json').is_file(): kind = 'CrossEncoder'
+    if kind != 'SentenceTransformer':
+        raise ValueError(f'{folder} holds a {kind}, which gives a text no vector of its own; '
+                         'give a folder of a SentenceTransformer')
+    for pickle in folder.rglob('pytorch_model*.bin'):
+        if not any(pickle.parent.glob('model*.safetensors')):
+            raise ValueError(f'{pickle} is a pickle, which is never loaded here; let sentence-transformers '
+                             'save the model once more, and it writes safetensors')
     try:
         from sentence_transformers import SentenceTransformer
         return SentenceTransformer(str(folder), trust_remote_code=False)
-    except ImportError as error: raise ValueError(f'{why}; {error.name} is not installed; get it with: pip install {error.name.replace("_", "-")}') from None
+    except ImportError as error:
+        missing = error.name.replace('_', '-')
+        raise ValueError(f'{why}; {missing} is not installed; get it with: pip install {missing}') from None
     except Exception as error:
-        raise ValueError(f'{folder} holds no model that can be read ({type(error).__name__}: {squeeze(str(error))[:100]}); give a folder that training wrote, or one of sentence-transformers') from None
+        why = f'{type(error).__name__}: {squeeze(str(error))[:100]}'
+        raise ValueError(f'{folder} holds no model that can be read ({why}); give a folder that training '
+                         'wrote, or one of sentence-transformers') from None
 
 def load_model(
     name: str, # 'bm25', 'all-MiniLM-L6-v2', 'wordllama', a folder, or a name on the Hugging Face hub
-    corpus: Corpus|Callable[[], Corpus]|None, # BM25 is tuned on its validation rows; the others need none, and do not call the function
-) -> tuple[object, str, dict]: # the model, a key that names all that decides its vectors, and what its training says of itself
-    "Find a model by name: in our encoder where that computes it, otherwise in sentence-transformers. Raises ValueError or FileNotFoundError with one sentence."
+    corpus: Corpus|Callable[[], Corpus]|None, # BM25 is tuned on its validation rows; no other model needs it
+) -> tuple[object, str, dict]: # the model, a key that names all that decides its vectors, what is known of it
+    """Find a model by name: in our encoder where that computes it, otherwise in sentence-transformers.
+    Raises ValueError or FileNotFoundError with one sentence."""
     if name == 'bm25':
         model = _bm25(corpus() if callable(corpus) else corpus)
         return model, f'bm25-{model.k1}-{model.b}', dict(label=name)
@@ -64,16 +80,21 @@ def load_model(
     labels = {(1, False): 'stage 1', (2, True): 'stage 1 + 2', (2, False): 'stage 2 alone'}
     label = labels.get((about.get('stage'), about.get('init') != about.get('start')), name)
     sources = {source for record in (training_history(name) if about else ()) for source in record['about'].get('sources', ())}
-    return model, model_hash(folder), dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
+    about = dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
+    return model, model_hash(folder), about
 
 def _folder(name):
     "Where the files of a model are"
     if name == 'all-MiniLM-L6-v2': return minilm_folder()
     if not Path(name).is_dir():
         try: return hub_folder(name)
-        except ValueError as error: raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or 'wordllama'; {error}") from None
-    if not any(Path(name).glob('*.json')): raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); give a folder that training wrote')
-    return name
+        except ValueError as error:
+            raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or "
+                             f"'wordllama'; {error}") from None
+    if not any(Path(name).glob('*.json')):
+        raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); '
+                         'give a folder that training wrote')
+    return Path(name)
 
 
 # %% ../nbs/09d_scores.ipynb #51c7e719
@@ -115,7 +136,9 @@ def gte_evaluate(
     out: Param(f"folder for the table and the chart; default: {runs_folder()/'evaluation'}", str) = None,
     tasks: str = 'default', # suites (default, zero-shot, all) or names of tasks, separated by semicolons
     benchmark: str = None, # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
-    corpus: Param("folder of a mined corpus, or a file of your own pairs, which become a task; may be given several times; default: the project's own corpus, mined when a task needs it", str, action='append') = None,
+    corpus: Param("folder of a mined corpus, or a file of your own pairs, which become a task; may be given"
+                  " several times; default: the project's own corpus, mined when a task needs it",
+                  str, action='append') = None,
     rows: int = 1500, # functions of a package task, and queries of your own
     record: bool = False, # append the rows to data/results of this checkout
 ):
@@ -123,6 +146,7 @@ def gte_evaluate(
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
+        if record: results_folder()                                   # refused before the work, not after it
         if benchmark: _benchmark_command(models, benchmark, out, record)
         else: _evaluate_command(models, tasks, out, cache(lambda: open_corpus(corpus)), rows, record)
     except (ValueError, FileNotFoundError) as error: complain(error)
@@ -203,13 +227,16 @@ def _comparisons(loaded, found, task):
 def recorded(
     name: str, # file name without .csv
 ) -> 'pd.DataFrame': # the last row of each (recipe, model, seed, task, metric)
-    "Rows of data/results. Raises FileNotFoundError where there are none: they travel with a checkout, not with the package."
+    "Rows of data/results, which travels with a checkout. Raises FileNotFoundError where there is none."
     return _read(*_recorded(name)).copy()
 
 def _recorded(name):
     "A file of data/results, and when it was changed"
     file = data_folder()/'results'/f'{name}.csv'
-    if not file.is_file(): raise FileNotFoundError(f'{file} is missing: recorded results travel with a checkout of the project, not with the installed package; call this in one, or record your own there with gte_evaluate --record')
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} is missing: recorded results travel with a checkout of the project, '
+                                'not with the installed package; call this in one, or record your own with '
+                                'gte_evaluate --record')
     return file, file.stat().st_mtime_ns
 
 @cache
@@ -254,7 +281,9 @@ MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking
 
 def _shown(text):
     "IPython.display.Markdown"
-    if not find_spec('IPython'): raise ValueError('a table is shown by IPython, which is not installed; get it with: pip install ipython; or take the numbers from recorded_table()')
+    if not find_spec('IPython'):
+        raise ValueError('a table is shown by IPython, which is not installed; get it with: pip install '
+                         'ipython; or take the numbers from recorded_table()')
     from IPython.display import Markdown
     return Markdown(text)
 
@@ -265,7 +294,9 @@ def _markdown(table, index, columns):
     table = table.assign(named=[_named(recipe, model) for recipe, model in zip(table['recipe'], table['model'])], measured=table['task'] + ' (' + table['metric'] + ')',
         cell=[f'{100*score:.1f} [{100*low:.1f}, {100*high:.1f}]' for score, low, high in zip(table['score'], table['low'], table['high'])])
     wide = table.pivot(index=index, columns=columns, values='cell').reindex(index=dict.fromkeys(table[index]), columns=dict.fromkeys(table[columns])).fillna('–')
-    return _shown('\n'.join([f'| | {" | ".join(wide.columns)} |', '|---'*(len(wide.columns) + 1) + '|', *(f'| {name} | {" | ".join(cells)} |' for name, cells in zip(wide.index, wide.to_numpy()))]))
+    lines = [f'| | {" | ".join(wide.columns)} |', '|---'*(len(wide.columns) + 1) + '|']
+    lines += [f'| {name} | {" | ".join(cells)} |' for name, cells in zip(wide.index, wide.to_numpy())]
+    return _shown('\n'.join(lines))
 
 def scoreboard_from_results(): # IPython.display.Markdown
     "The recorded scores on the main tasks, a line per model."

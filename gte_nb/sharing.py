@@ -32,31 +32,44 @@ def weights_hash(
     if not file.is_file(): raise ValueError(f'{folder} holds no model (no model.safetensors); give a folder that training wrote')
     with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
-_DECIDES = ('.json', '.safetensors', '.txt', '.model')   # endings of the files that loaders read; .model is a vocabulary
+_DECIDES = ('.json', '.safetensors', '.txt', '.model')   # endings of files that loaders read
 _RECORDS = ('training.json', 'history.json')   # what a run says of itself
 
 def model_hash(
     folder: str|Path, # of a model, ours or anybody's
 ) -> str: # 16 hexadecimal digits
-    "Names a saved model by all that decides its vectors: weights, tokenizer, settings, and the folders that modules.json names. Raises ValueError when it holds no weights."
+    """Names a saved model by all that decides its vectors: weights, tokenizer, what modules.json names.
+    Raises ValueError when it holds no weights."""
     folder, total = Path(folder), hashlib.sha256()
-    named = ''.join((folder/name).read_text(encoding='utf-8') for name in ('modules.json', 'router_config.json') if (folder/name).is_file())
-    places = [folder.glob('*'), *(part.rglob('*') for part in folder.iterdir() if part.is_dir() and f'"{part.name}' in named)]
-    files = sorted(file for place in places for file in place if file.suffix in _DECIDES and file.name not in _RECORDS and file.is_file())
-    if not any(file.suffix == '.safetensors' for file in files): raise ValueError(f'{folder} holds no model (no weights in model.safetensors); give a folder that training wrote')
-    for file in files:
-        with open(file, 'rb') as f: total.update(f'{file.relative_to(folder).as_posix()} {hashlib.file_digest(f, "sha256").hexdigest()}\n'.encode())
+    lists = [folder/name for name in ('modules.json', 'router_config.json') if (folder/name).is_file()]
+    named = ' '.join(file.read_text(encoding='utf-8') for file in lists)
+    found = list(folder.glob('*'))
+    for part in list(found):
+        if part.is_dir() and f'"{part.name}' in named: found += part.rglob('*')
+    decisive = sorted(file for file in found if file.suffix in _DECIDES and file.is_file())
+    decisive = [file for file in decisive if file.name not in _RECORDS]
+    if not any(file.suffix == '.safetensors' for file in decisive):
+        raise ValueError(f'{folder} holds no model (no weights in model.safetensors); '
+                         'give a folder that training wrote')
+    for file in decisive:
+        with open(file, 'rb') as f: digest = hashlib.file_digest(f, 'sha256').hexdigest()
+        total.update(f'{file.relative_to(folder).as_posix()} {digest}\n'.encode())
     return total.hexdigest()[:16]
 
 def hub_folder(
     name: str, # of a model on the Hugging Face hub
-) -> str: # a folder with all that decides its vectors, kept in the hub's own cache
+) -> Path: # a folder with all that decides its vectors, kept in the hub's own cache
     "Fetch a model. Raises ValueError when it is not to be had, or has no weights in safetensors."
     from huggingface_hub import snapshot_download
-    try: folder = snapshot_download(name, allow_patterns=[f'*{ending}' for ending in _DECIDES], ignore_patterns=['onnx/*', 'openvino/*'])
-    except Exception as error: raise ValueError(f'{name}: the hub does not give it ({type(error).__name__}); name a folder with its config.json, tokenizer.json and model.safetensors') from None
-    if not any(Path(folder).rglob('*.safetensors')):
-        raise ValueError(f"{name} has no model.safetensors: a pickle is never loaded here. Convert it once, with sentence-transformers: SentenceTransformer({name!r}).save(folder), and name that folder")
+    wanted, others = [f'*{ending}' for ending in _DECIDES], ['onnx/*', 'openvino/*']
+    try: folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=others))
+    except Exception as error:
+        raise ValueError(f'{name}: the hub does not give it ({type(error).__name__}); name a folder with its '
+                         'config.json, tokenizer.json and model.safetensors') from None
+    if not any(folder.rglob('*.safetensors')):
+        raise ValueError(f'{name} has no model.safetensors: a pickle is never loaded here. Convert it once, '
+                         f'with sentence-transformers: SentenceTransformer({name!r}).save(folder), and name '
+                         'that folder')
     return folder
 
 def provenance() -> dict: # date, command, versions, hardware
@@ -122,20 +135,43 @@ def licences(
 _ARXIV, _MARKS = '2308.03281', ('<!-- results -->', '<!-- end of results -->')
 
 _BY_HAND = dict( # pooling → Python that pools what transformers gives
-    mean="mask = batch['attention_mask'].unsqueeze(-1)                         # mean over the tokens, not over padding\nvectors = (hidden * mask).sum(1) / mask.sum(1)",
-    cls="vectors = hidden[:, 0]                                               # of the first token")
-_POOLED = dict(cls='vector of the first token', max='maximum over the tokens', mean='mean over the tokens', mean_sqrt_len_tokens='sum over the tokens by the root of their number',
-               weightedmean='mean over the tokens, weighted by their place', lasttoken='vector of the last token')   # pooling → words
+    mean="mask = batch['attention_mask'].unsqueeze(-1)          # mean over the tokens, not over padding\n"
+         "vectors = (hidden * mask).sum(1) / mask.sum(1)",
+    cls="vectors = hidden[:, 0]                                # of the first token")
+_POOLED = dict( # pooling → words
+    cls='vector of the first token', lasttoken='vector of the last token', max='maximum over the tokens',
+    mean='mean over the tokens', mean_sqrt_len_tokens='sum over the tokens by the root of their number',
+    weightedmean='mean over the tokens, weighted by their place')
+
+def _made(embedder):
+    "How token vectors become one vector, in words."
+    settings = embedder.settings
+    pooled = ' and '.join(_POOLED[mode] for mode in settings.pooling)
+    layers = [f'{type(layer).__name__} layer' for layer in settings.layers]
+    return ', '.join([pooled, *layers, *['unit length']*settings.normalize])
 
 def _snippets(embedder):
     "How to use the model, tool by tool: Markdown with Python that can be run."
     settings = embedder.settings
     yield 'sentence-transformers', "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer('MODEL')\nvectors = model.encode(texts)"
-    if not (embedder.static or len(settings.layers) or settings.truncate_dim or settings.default_prompt_name) and settings.pooling in (('mean',), ('cls',)):
-        yield 'transformers', ("import torch\nfrom transformers import AutoModel, AutoTokenizer\n\ntokenizer = AutoTokenizer.from_pretrained('MODEL')\nmodel = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)\n"
-            "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\nwith torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
-            + _BY_HAND[settings.pooling[0]] + '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize)
+    more = embedder.static or len(settings.layers) or settings.truncate_dim or settings.default_prompt_name
+    if not more and settings.pooling in (('mean',), ('cls',)): yield 'transformers', (
+        "import torch\nfrom transformers import AutoModel, AutoTokenizer\n\n"
+        "tokenizer = AutoTokenizer.from_pretrained('MODEL')\n"
+        "model = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)\n"
+        "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
+        "with torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
+        + _BY_HAND[settings.pooling[0]]
+        + '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize)
     yield 'gte_nb', "from gte_nb.embedder import Embedder\n\nmodel = Embedder.load('MODEL')                                       # a folder; of the hub: huggingface_hub.snapshot_download(name)\nvectors = model.encode(texts)"
+
+def _prompts(settings):
+    "What a model wants before a text, for its card."
+    named = ', '.join(f'`{name}` {prompt!r}' for name, prompt in settings.prompts.items() if prompt)
+    if not named: return ''
+    default = settings.default_prompt_name and f', `{settings.default_prompt_name}` where none is named'
+    return (f'\n\nIt was made to read a prompt before a text: {named}{default or ""}. `encode_query` and '
+            '`encode_document` put theirs; with other tools, put it there yourself.')
 
 def _results(rows):
     "The part of a card between the marks."
@@ -185,7 +221,6 @@ def model_card(
         library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0], datasets=sorted({hub for hub in listed['hub_id'] if hub}) or None,
         tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb', f'arxiv:{_ARXIV}'], **_index(title, results))
     kind = f'a table of {config.vocab_size:,} token vectors' if embedder.static else f'BERT of {config.num_hidden_layers} layers'
-    made = ['mean over the tokens' if embedder.static else ' and '.join(_POOLED[mode] for mode in embedder.settings.pooling), *(f'{type(layer).__name__} layer' for layer in embedder.settings.layers), *['unit length']*embedder.settings.normalize]
     size = sum(p.numel() for p in embedder.encoder.parameters())
     stages = {1: 'contrastive pre-training on weak pairs', 2: 'contrastive fine-tuning on triples with hard negatives'}
     done = list(dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling') for record in history))
@@ -203,7 +238,7 @@ def model_card(
 
 A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers{' of unit length'*embedder.settings.normalize}, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
 
-{_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; {", ".join(made)}'), ('reads', f'{embedder.max_length} tokens of a text'),
+{_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; {_made(embedder)}'), ('reads', f'{embedder.max_length} tokens of a text'),
                    ('trained on texts in', ', '.join(['English']*english + ['Python and other code']*code) or 'languages that its maker knows')])}
 
 ## How to use
@@ -216,7 +251,7 @@ texts = ['read a csv file in chunks', 'def read_csv(path): ...']
 
 {snippets}
 
-{'`vectors @ vectors.T` are the cosines.' if embedder.settings.normalize else 'Compare vectors by their cosine.'}{' The AutoModel of transformers has no class for a table of token vectors.' if embedder.static else ''}
+{'`vectors @ vectors.T` are the cosines.' if embedder.settings.normalize else 'Compare vectors by their cosine.'}{' The AutoModel of transformers has no class for a table of token vectors.' if embedder.static else ''}{_prompts(embedder.settings)}
 
 ## Results
 
@@ -289,7 +324,8 @@ class _Graph(torch.nn.Module):
     "What is exported: token ids → hidden states, and the vectors that the folder's modules make of them."
     def __init__(self, embedder):
         super().__init__()
-        self.encoder, self.settings, self.layers, self.width = embedder.encoder, embedder.settings, embedder.settings.layers, embedder.hidden_size
+        self.encoder, self.width = embedder.encoder, embedder.hidden_size
+        self.settings, self.layers = embedder.settings, embedder.settings.layers
 
     def forward(self, input_ids, attention_mask, token_type_ids=None):
         hidden = self.encoder(input_ids, attention_mask, token_type_ids)
@@ -297,94 +333,112 @@ class _Graph(torch.nn.Module):
         if self.settings.normalize: vectors = torch.nn.functional.normalize(vectors, dim=1)
         return hidden, vectors[:, :self.width]
 
-_ONNX = 'onnx/model.onnx'
-_HARD = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe 日本語', 'IN [MASK] Capitals', *('word ' * n for n in (30, 31, 600))]   # texts to compare on
+_INPUTS = 'input_ids', 'attention_mask', 'token_type_ids'
+_ONNX, _AGAIN = 'onnx/model.onnx', 'save the model again with Embedder.save'
+_HARD = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe 日本語', 'IN [MASK] Capitals',
+         *('word ' * n for n in (30, 31, 600))]   # texts to compare on
 
-def _tokenizer_files(folder):
-    """The names of what the folder's tokenizer gives. Where tokenizer_config.json leaves them to the version of transformers, they are written
-    into it; special_tokens_map.json, which fastembed before 0.9 wants, is written where it is missing."""
-    file, said = folder/'tokenizer_config.json', read_json(folder/'tokenizer_config.json')
-    if not said: raise ValueError(f'{folder} has no tokenizer_config.json; save the model again with Embedder.save')
-    tokens = folder/'special_tokens_map.json'
-    if not tokens.exists(): _put(tokens, json.dumps({role: token for role, token in said.items() if role.endswith('_token')}, indent=2))
+def _tokenizer_inputs(folder):
+    """The names of what the folder's tokenizer gives. Where tokenizer_config.json leaves them to the version
+    of transformers, they are written down; and so is special_tokens_map.json, which fastembed 0.7 needs."""
+    file, tokens = folder/'tokenizer_config.json', folder/'special_tokens_map.json'
+    if not (said := read_json(file)): raise ValueError(f'{folder} has no tokenizer_config.json; {_AGAIN}')
+    roles = {role: token for role, token in said.items() if role.endswith('_token')}
+    if not tokens.exists(): _put(tokens, json.dumps(roles, indent=2))
     if 'model_input_names' not in said:
         bert = said.get('tokenizer_class', 'BertTokenizer').startswith('BertTokenizer')
         said['model_input_names'] = ['input_ids', *['token_type_ids']*bert, 'attention_mask']
         _put(file, json.dumps(said, indent=2))
-    return [name for name in ('input_ids', 'attention_mask', 'token_type_ids') if name in said['model_input_names']]
+    return [name for name in _INPUTS if name in said['model_input_names']]
 
 def _as_others_read(folder, texts):
-    "Token ids and mask by tokenizer.json and tokenizer_config.json alone, (n, tokens) each"
-    said, tokenizer = read_json(folder/'tokenizer_config.json'), Tokenizer.from_file(str(folder/'tokenizer.json'))
+    "Token ids and mask, (n, tokens) each, by tokenizer.json and tokenizer_config.json alone"
+    said = read_json(folder/'tokenizer_config.json')
+    tokenizer = Tokenizer.from_file(str(folder/'tokenizer.json'))
     tokenizer.enable_truncation(said['model_max_length'], direction=said.get('truncation_side', 'right'))
     tokenizer.enable_padding()
-    encodings = tokenizer.encode_batch(texts)
-    return tuple(np.array([getattr(encoding, name) for encoding in encodings]) for name in ('ids', 'attention_mask'))
-
-def export_onnx(
-    folder: str|Path, # of a BERT; receives onnx/model.onnx
-) -> float: # largest difference of a vector's numbers from those of the encoder
-    """Write an ONNX graph, token ids → last_hidden_state and sentence_embedding, and check it with ONNX Runtime and the folder's tokenizer.json.
-    Raises ValueError without the packages, for what the graph cannot express, and when vectors differ by more than 1e-4."""
-    if missing := [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]: raise ValueError(f"{' and '.join(missing)} not installed; pip install gte_nb[onnx]")
-    import onnxruntime
-    folder = Path(folder)
-    embedder = Embedder.load(folder)
-    if embedder.static: raise ValueError(f'{folder} holds a table of token vectors: there is nothing to compute but their mean, so it needs no ONNX; model.safetensors has the table')
-    if any(embedder.settings.prompts.values()) and not embedder.settings.include_prompt: raise ValueError(f'{folder} leaves its prompts out of the pooling, and a graph of token ids cannot know where they end; use the folder with sentence-transformers')
-    inputs = _tokenizer_files(folder)
-    program = _exported(embedder, inputs)
-    program.model.metadata_props['model'] = model_hash(folder)
-    with written_aside(folder/_ONNX) as aside:
-        program.save(aside, external_data=False)
-        session = onnxruntime.InferenceSession(aside, providers=['CPUExecutionProvider'])
-        ids, mask = _as_others_read(folder, _HARD)
-        for ours, theirs, kept in zip(embedder.tokenize(_HARD), ids, mask):
-            if not np.array_equal(ours, theirs[kept == 1]): raise ValueError(f'{folder}: tokenizer.json and tokenizer_config.json alone, which is what readers of ONNX look at, give other tokens than the whole folder; save the model again with Embedder.save')
-        found = session.run(['sentence_embedding'], {name: value for name, value in dict(input_ids=ids, attention_mask=mask, token_type_ids=0*ids).items() if name in inputs})[0]
-        largest = float(np.abs(found - embedder.encode(_HARD, prompt='')).max())
-        if not largest < 1e-4: raise ValueError(f'{folder}: ONNX Runtime gives vectors that differ by {largest:.0e} from the encoder, so no file was written; try another version of torch or onnxruntime')
-    return largest
+    found = tokenizer.encode_batch(texts)
+    return tuple(np.array([getattr(e, name) for e in found]) for name in ('ids', 'attention_mask'))
 
 def _exported(embedder, inputs):
     "The graph, without the paths of this machine"
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from torch.export import Dim
-    example = tuple(torch.full((2, 3), value) for value in (1, 1, 0)[:len(inputs)])          # tensors of their own: one and the same would be taken for one input
+    example = tuple(torch.full((2, 3), value) for value in (1, 1, 0)[:len(inputs)])   # not one tensor thrice
     shape = {0: Dim('batch'), 1: Dim('tokens', max=embedder.encoder.config.max_position_embeddings)}
     logger = logging.getLogger('torch.onnx')
     loud, quiet = logger.level, logging.ERROR
-    logger.setLevel(quiet)                                                  # it remarks on packages that nobody asked for
+    logger.setLevel(quiet)                                     # it remarks on packages that nobody asked for
     try:
         with warnings.catch_warnings(action='ignore'):
-            program = torch.onnx.export(_Graph(embedder).eval(), example, input_names=inputs, output_names=['last_hidden_state', 'sentence_embedding'],
-                                        dynamic_shapes=(shape,)*len(inputs), dynamo=True, verbose=False)
+            program = torch.onnx.export(
+                _Graph(embedder).eval(), example, dynamo=True, verbose=False,
+                dynamic_shapes=(shape,)*len(inputs), input_names=inputs,
+                output_names=['last_hidden_state', 'sentence_embedding'])
     finally: logger.setLevel(loud)
     ClearMetadataAndDocStringPass()(program.model)
     return program
 
+def export_onnx(
+    folder: str|Path, # of a BERT; receives onnx/model.onnx
+) -> float: # largest difference of a vector's numbers from those of the encoder
+    """Write an ONNX graph, token ids → last_hidden_state, sentence_embedding, and check it as others run it.
+    Raises ValueError without the packages, for what a graph cannot express, when vectors differ by 1e-4."""
+    missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]
+    if missing: raise ValueError(f"{' and '.join(missing)} not installed; pip install gte_nb[onnx]")
+    import onnxruntime
+    folder = Path(folder)
+    embedder = Embedder.load(folder)
+    if embedder.static:
+        raise ValueError(f'{folder} holds a table of token vectors: there is nothing to compute but their '
+                         'mean, so it needs no ONNX; model.safetensors has the table')
+    if any(embedder.settings.prompts.values()) and not embedder.settings.include_prompt:
+        raise ValueError(f'{folder} leaves its prompts out of the pooling, and a graph of token ids cannot '
+                         'know where they end; use the folder with sentence-transformers')
+    inputs = _tokenizer_inputs(folder)
+    ids, mask = _as_others_read(folder, _HARD)
+    theirs = [row[kept == 1] for row, kept in zip(ids, mask)]
+    if not all(map(np.array_equal, embedder.tokenize(_HARD), theirs)):
+        raise ValueError(f'{folder}: tokenizer.json and tokenizer_config.json alone, which is what readers '
+                         f'of ONNX look at, give other tokens than the whole folder; {_AGAIN}')
+    program = _exported(embedder, inputs)
+    program.model.metadata_props['model'] = model_hash(folder)
+    with written_aside(folder/_ONNX) as aside:
+        program.save(aside, external_data=False)
+        session = onnxruntime.InferenceSession(aside, providers=['CPUExecutionProvider'])
+        given = dict(input_ids=ids, attention_mask=mask, token_type_ids=0*ids)
+        found, = session.run(['sentence_embedding'], {name: given[name] for name in inputs})
+        largest = float(np.abs(found - embedder.encode(_HARD, prompt='')).max())
+        if not largest < 1e-4:
+            raise ValueError(f'{folder}: ONNX Runtime gives vectors that differ by {largest:.0e} from the '
+                             'encoder, so no file was written; try another version of torch or onnxruntime')
+    return largest
+
 # %% ../nbs/07a_sharing.ipynb #5b9c1f2c
 _LOCAL = [re.compile(rb'/(?<![\w:/.-]/)(?:home|root|Users|tmp|mnt|media|scratch|work|usr|opt|var)/[\w.-][^\s"\'\\`)<>\x00-\x1f]*'), re.compile(rb':[\\/]+Users[\\/]+[\w.-]+')]
 _LARGEST = 50 * 10**9   # bytes of a file that the hub takes
-
-_OPTIONAL = ('config.json', 'config_sentence_transformers.json', 'sentence_bert_config.json', 'special_tokens_map.json', 'vocab.txt', _ONNX)
-_AGAIN = 'save the model again with Embedder.save'
-_NEW = {'README.md': 'write one; for a finished run gte_share does', **dict.fromkeys(('LICENSE', 'LICENSE.md'), 'write one, or delete README.md too, and gte_share writes both for a finished run')}
+_OPTIONAL = ('config.json', 'config_sentence_transformers.json', 'sentence_bert_config.json',
+             'special_tokens_map.json', 'vocab.txt', _ONNX)
+_BOTH = 'write one, or delete README.md too, and gte_share writes both for a finished run'
+_WAYS = { # missing file → way out
+    'README.md': 'write one; for a finished run gte_share does', 'LICENSE': _BOTH, 'LICENSE.md': _BOTH}
 
 def _present(folder, names):
     "`names`, all of which are files"
     for name in names:
-        if not (folder/name).is_file(): raise ValueError(f'{folder} has no {name}; {_NEW.get(name, _AGAIN)}')
+        if not (folder/name).is_file(): raise ValueError(f'{folder} has no {name}; {_WAYS.get(name, _AGAIN)}')
     return names
 
-def _model_files(folder):
-    "Names of what decides the vectors, by modules.json"
+def _named_files(folder):
+    "The card, and what decides the vectors by modules.json"
     names = _present(folder, ['README.md', 'modules.json', 'model.safetensors', 'tokenizer.json'])
     for kind, path in read_modules(folder):
+        inside = path.relative_to(folder)
         if kind == 'Transformer': names += ['config.json', 'tokenizer_config.json']
-        if kind in ('Pooling', 'Dense'): names.append((path/'config.json').relative_to(folder).as_posix())
-        if kind == 'Dense': names.append((path/'model.safetensors').relative_to(folder).as_posix())
-    return _present(folder, names) + [name for name in _OPTIONAL if name not in names and (folder/name).is_file()]
+        if kind in ('Pooling', 'Dense'): names.append((inside/'config.json').as_posix())
+        if kind == 'Dense': names.append((inside/'model.safetensors').as_posix())
+    more = [name for name in _OPTIONAL if name not in names and (folder/name).is_file()]
+    return _present(folder, names) + more
 
 def _card_head(folder):
     "The head of a card, as the hub reads it"
@@ -396,29 +450,44 @@ def _card_head(folder):
         head = ModelCard(text).data
         if not head.license: raise ValueError('it names no license')
         return head
-    except Exception as error: raise ValueError(f"the head of {file} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---, or delete the file, and gte_share writes a new one for a finished run") from None
+    except Exception as error:
+        raise ValueError(f'the head of {file} is not what the hub reads ({squeeze(str(error))}); correct the '
+                         'YAML between the two lines ---, or delete the file, and gte_share writes a new '
+                         'one for a finished run') from None
+
+def _check_file(folder, name):
+    "Refuse what is too large, damaged, or holds a path of somebody's machine"
+    file, export = folder/name, 'export the file again with gte_share --onnx'
+    if (size := file.stat().st_size) > _LARGEST:
+        raise ValueError(f'{file} has {size/1e9:.0f} GB, and the hub takes files of up to {_LARGEST/1e9:.0f} '
+                         'GB; train a smaller model')
+    if name.endswith('.safetensors'): return                     # numbers only; Embedder.load looks at them
+    content = file.read_bytes()
+    if name.endswith('.json'):
+        try: json.loads(content)
+        except ValueError as error: raise ValueError(f'{file} is damaged ({error}); {_AGAIN}') from None
+    if leak := next(filter(None, (path.search(content) for path in _LOCAL)), None):
+        way = f'remove it, or {export}' if name == _ONNX else 'remove it'
+        raise ValueError(f'{file} holds {leak[0].decode(errors="replace")}, a path of a machine; {way}')
+    if name == _ONNX and model_hash(folder).encode() not in content:
+        raise ValueError(f'{file} was exported before the folder was changed; {export}, or delete it')
 
 def model_files(
     folder: str|Path, # of a model with a card
 ) -> list[tuple[str, int]]: # (name, bytes) of what others need
-    "The files to be uploaded, checked. Raises ValueError, naming the file and the way out, for one that is missing, damaged or not of this model."
+    """The files to be uploaded, checked.
+    Raises ValueError, naming the file and the way out, for what is missing, damaged or not of this model."""
     folder = Path(folder)
-    names = _model_files(folder)
-    if (licence := _card_head(folder).license_link) in ('LICENSE', 'LICENSE.md'): names += _present(folder, [licence])
-    for name in names:
-        file = folder/name
-        if (size := file.stat().st_size) > _LARGEST: raise ValueError(f'{file} has {size/1e9:.0f} GB, and the hub takes files of up to {_LARGEST/1e9:.0f} GB; train a smaller model')
-        if name.endswith('.safetensors'): continue                          # numbers only, which are looked at below
-        content = file.read_bytes()
-        if name.endswith('.json'):
-            try: json.loads(content)
-            except ValueError as error: raise ValueError(f'{file} is damaged ({error}); {_AGAIN}') from None
-        if leak := next(filter(None, (path.search(content) for path in _LOCAL)), None): raise ValueError(f'{file} holds {leak[0].decode(errors="replace")}, a path of a machine; remove it' + (', or export the file again with gte_share --onnx' if name == _ONNX else ''))
-        if name == _ONNX and model_hash(folder).encode() not in content: raise ValueError(f'{file} was exported before the folder was changed; export it again with gte_share --onnx, or delete it')
-    try: embedder = Embedder.load(folder)                                   # shapes against config.json, the vocabulary against the weights, NaN
+    names = _named_files(folder)
+    licence = _card_head(folder).license_link
+    if licence in ('LICENSE', 'LICENSE.md'): names += _present(folder, [licence])
+    for name in names: _check_file(folder, name)
+    try: embedder = Embedder.load(folder)                      # shapes, vocabulary, NaN, what is not computed
     except Exception as error: raise ValueError(f'{folder} does not load: {error}') from None
-    if not embedder.static and (length := read_json(folder/'tokenizer_config.json').get('model_max_length')) != embedder.max_length:
-        raise ValueError(f"{folder/'tokenizer_config.json'} cuts texts at {length} tokens, and the model reads {embedder.max_length}; {_AGAIN}")
+    length = read_json(folder/'tokenizer_config.json').get('model_max_length')
+    if not embedder.static and length != embedder.max_length:
+        raise ValueError(f"{folder/'tokenizer_config.json'} cuts texts at {length} tokens, and the model "
+                         f"reads {embedder.max_length}; {_AGAIN}")
     return [(name, (folder/name).stat().st_size) for name in sorted(names)]
 
 # %% ../nbs/07a_sharing.ipynb #19728cfd
@@ -436,7 +505,8 @@ def publish(
         api = HfApi()
         get_session().head(api.endpoint, timeout=_PATIENCE)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=[name for name, _ in files], commit_message=f'{model_hash(folder)}, by gte_nb')
+        api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=[name for name, _ in files],
+                          commit_message=f'{model_hash(folder)}, by gte_nb')
     except Exception as error: raise ValueError(f"{repo_id} was not published ({type(error).__name__}: {squeeze(str(error))}); the same command tries again") from None
     return str(url)
 

@@ -164,7 +164,12 @@ def local_tasks(
     return tasks, notes
 
 # %% ../nbs/09b_tasks.ipynb #b4d2e8f3
-def _held_out(corpus, source): return next((split for split in SPLITS if corpus.manifest['rows'][source].get(split)), 'train')
+def _held_out(corpus, source):
+    "The split to measure on"
+    counts = corpus.manifest['rows'][source]
+    return next((split for split in SPLITS if counts.get(split)), 'train')
+
+def _titled(name, split): return name if split == 'test' else f'{name} ({split})'
 
 def own_task(
     corpus: Corpus, # read from files of your own
@@ -179,10 +184,12 @@ def own_task(
     queries = queries.sample(min(rows, len(queries)), random_state=0)
     pairs = pairs[pairs['query'].isin(queries)]
     place = {document: i for i, document in enumerate(pairs['document'].unique())}
-    if len(place) < 2: raise ValueError(f'the {split} rows of {source} have {len(place)} document; give at least two, so that there is something to choose from')
+    if len(place) < 2:
+        raise ValueError(f'the {split} rows of {source} have {len(place)} document; give at least two, so '
+                         'that there is something to choose from')
     relevant = {query: {} for query in queries}
     for query, document in zip(pairs['query'], pairs['document']): relevant[query][place[document]] = 1
-    return Retrieval(source + f' ({split})'*(split != 'test'), list(relevant), list(place), list(relevant.values()))
+    return Retrieval(_titled(source, split), list(relevant), list(place), list(relevant.values()))
 
 def tuning_task(
     corpus: Corpus, # mined, or read from files
@@ -190,8 +197,8 @@ def tuning_task(
     "What BM25's k1 and b are chosen on."
     rows = corpus.manifest['rows']
     if rows.get('docstring_code', {}).get('validation'): return packages_task(corpus, 'validation', rows=1000)
-    own = next((source for source, counts in rows.items() if counts.get('test') and counts.get('validation')), None)
-    return own and own_task(corpus, own, 1000, 'validation')
+    own = [source for source, counts in rows.items() if counts.get('test') and counts.get('validation')]
+    return own_task(corpus, own[0], 1000, 'validation') if own else None
 
 # %% ../nbs/09b_tasks.ipynb #8b314f10
 def _gensim(file):
@@ -312,7 +319,9 @@ def _zero_shot(corpus, trained, notes, rows=500):
     @cache
     def packages():
         "source → packages that it trained on"
-        return {source: set(corpus().pairs(source, 'train', drop=0)['package']) for source in trained if source in TEXT_SOURCES and source in corpus().manifest['rows']}
+        held = corpus().manifest['rows'].keys() & TEXT_SOURCES.keys()
+        read = [source for source in trained if source in held]
+        return {source: set(corpus().pairs(source, 'train', drop=0)['package']) for source in read}
     def enough(pairs):
         if len(pairs) < _LEAST: raise ValueError(f'{len(pairs)} test rows, fewer than {_LEAST}')
         return pairs
@@ -343,11 +352,15 @@ def zero_shot_tasks(
 # %% ../nbs/09b_tasks.ipynb #6b59b17d
 SUITES = ('default', 'zero-shot', 'all')
 
-_MADE_OF = {name: source for source, name in DOMAINS.items()} | dict.fromkeys(('packages', 'packages (names masked)', 'packages (reranking)', 'package summaries'), 'docstring_code')   # task → source that it is made of
+_PACKAGES = 'packages', 'packages (names masked)', 'packages (reranking)', 'package summaries'
+_MADE_OF = { # task → source that it is made of
+    **{name: source for source, name in DOMAINS.items()}, **dict.fromkeys(_PACKAGES, 'docstring_code')}
 
 def _default(corpus, rows, notes):
-    "name → function that makes the task; the sets of the folder are read at once, `corpus` is a function, called by the task that needs it"
-    makers = {'packages': lambda: packages_task(corpus(), rows=rows), 'packages (names masked)': lambda: packages_task(corpus(), masked=True, rows=rows)}
+    """name → function that makes the task; the sets of the folder are read at once; `corpus` is
+    a function, which the task that needs it calls"""
+    makers = {'packages': lambda: packages_task(corpus(), rows=rows),
+              'packages (names masked)': lambda: packages_task(corpus(), masked=True, rows=rows)}
     folder = evaluation_folder()
     local, said = local_tasks(folder) if folder else ([], ['public test sets are left out: GTE_NB_EVAL_DATA does not name a folder with them'])
     notes += said
@@ -355,7 +368,8 @@ def _default(corpus, rows, notes):
         task, note = reranking_task(make())
         notes.append(note)
         return task
-    makers |= {task.name: lambda task=task: task for task in local} | HUMAN | {name: lambda make=make: make(corpus()) for name, make in CLUSTERING.items()}
+    makers |= {task.name: lambda task=task: task for task in local} | HUMAN
+    makers |= {name: lambda make=make: make(corpus()) for name, make in CLUSTERING.items()}
     makers |= {f'{task.name} (clusters)': partial(clustering_task, f'{task.name} (clusters)', task.test_texts, task.test_labels) for task in local if task.type == 'Classification' and len(set(task.test_labels)) >= 20}
     return makers | {f'{name} (reranking)': partial(reranked, makers[name]) for name in ('packages', *(task.name for task in local if task.type == 'Retrieval'))}
 
@@ -365,13 +379,14 @@ def _own(corpus, rows, notes):
     for source in corpus.manifest['rows'] if 'files' in corpus.manifest else ():
         split = _held_out(corpus, source)
         if split == 'train':
-            notes.append(f'{source} (train) is measured on rows that training may have seen: none has the split test or validation')
-        makers[source + f' ({split})'*(split != 'test')] = partial(own_task, corpus, source, rows, split)
+            notes.append(f'{source} (train) is measured on rows that training may have seen: none has the '
+                         'split test or validation')
+        makers[_titled(source, split)] = partial(own_task, corpus, source, rows, split)
     return makers
 
 def find_tasks(
     names: list[str], # of suites (default, zero-shot, all) or of tasks; capitals do not matter
-    corpus: Corpus|Callable[[], Corpus], # for the held-out packages, the domains, and rows of your own; a function is called only when a task needs it
+    corpus: Corpus|Callable[[], Corpus], # mined, or your own rows; a function is called when a task needs it
     rows: int = 1500, # functions of a package task, and queries of your own
     trained: tuple[str, ...] = TRAINED, # sources that a model to be measured has trained on
 ) -> tuple[list, list[str]]: # tasks; a sentence for whatever is left out
@@ -379,12 +394,15 @@ def find_tasks(
     notes, opened = [], cache(lambda: corpus() if callable(corpus) else corpus)
     suites, asked = dict(default=_default(opened, rows, notes)), {name.lower() for name in names}
     suites['zero-shot'] = _zero_shot(opened, trained, notes)
-    if not asked <= {name.lower() for suite in suites.values() for name in suite}:      # a suite, or a name that only the corpus knows
-        held = opened().manifest['rows']
+    if not asked <= {name.lower() for suite in suites.values() for name in suite}:  # suites, own rows
+        held, files = opened().manifest['rows'], opened().manifest.get('files', [])
         for suite, makers in suites.items():
-            suites[suite] = {name: make for name, make in makers.items() if _MADE_OF.get(name) in (None, *held) or name.lower() in asked}
+            here = [name for name in makers if _MADE_OF.get(name) in (None, *held) or name.lower() in asked]
+            suites[suite] = {name: makers[name] for name in here}
         suites['default'] = _own(opened(), rows, notes) | suites['default']
-        if 'docstring_code' not in held: notes.append(f"packages are left out: {', '.join(opened().manifest.get('files', [])) or opened().folder} was not mined from Python packages")
+        if 'docstring_code' not in held:
+            notes.append(f"packages are left out: {', '.join(files) or opened().folder} was not mined from "
+                         "Python packages")
     suites['all'] = suites['default'] | suites['zero-shot']
     chosen, known = {}, {name.lower(): name for name in (*suites['all'], *suites)}
     for name in names:
