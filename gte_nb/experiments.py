@@ -7,7 +7,7 @@ __all__ = ['COLUMNS', 'MARGIN', 'code_version', 'machine', 'cell_rows', 'whole_c
            'find_experiment', 'planned', 'check_prediction', 'run_experiment', 'recorded_rows', 'gte_experiment',
            'item_scores', 'joined', 'compare', 'by_task', 'Estimate', 'two_way', 'interval', 'together', 'holm',
            'points', 'published_gain', 'clusters', 'clustered', 'Judgement', 'Claim', 'all_claims', 'standing',
-           'scoreboard', 'draw_differences', 'against', 'draw_against', 'arm_table', 'costs']
+           'claim_table', 'scoreboard', 'draw_differences', 'against', 'draw_against', 'arm_table', 'costs']
 
 # %% ../nbs/10_experiments.ipynb #73b8e83a
 import csv, fcntl, importlib.util, io, json, os, pkgutil, re, signal, subprocess, sys, traceback
@@ -424,7 +424,8 @@ def holm(
     return np.minimum(corrected, 1)[np.argsort(order)]
 
 # %% ../nbs/10_experiments.ipynb #de14c030
-MARGIN = 0.005   # half a point of 100: below this a difference counts as none. It is the smallest gain that the paper counts as one: from GTE-small to GTE-base after stage 1, on MTEB's average
+MARGIN = 0.005   # half a point of 100: a smaller difference counts as none. The paper's smallest gain between
+                 # sizes is as large: GTE-small to GTE-base after stage 1, on MTEB's average
 
 def points(
     mean: float, # a difference of scores between 0 and 1
@@ -442,35 +443,40 @@ def published_gain(
     "What the paper reports for one model over another."
     from gte_nb.benchmarks import published
     table = published()
-    return 'MTEB ' + ', '.join(f'{column.lower()} {float(table.loc[ours, column]) - float(table.loc[theirs, column]):+.1f}' for column in columns)
+    def gain(column): return float(table.loc[ours, column]) - float(table.loc[theirs, column])
+    return 'MTEB ' + ', '.join(f'{column.lower()} {gain(column):+.1f}' for column in columns)
 
 @cache
 def clusters() -> dict[str, tuple]: # task → which cluster each of its items belongs to
-    "Packages of functions, headwords of senses, articles of sections: what `cluster_rows` of chapter 10a has recorded."
+    "Packages of functions, headwords of senses, articles of sections, as `cluster_rows` of chapter 10a gives them."
     file = data_folder()/'results'/'clusters.csv'
     if not file.exists(): return {}
-    with open(file, encoding='utf-8', newline='') as text: return {row['task']: tuple(map(int, row['clusters'].split())) for row in csv.DictReader(text)}
+    with open(file, encoding='utf-8', newline='') as text:
+        return {row['task']: tuple(map(int, row['clusters'].split())) for row in csv.DictReader(text)}
 
 def clustered(
     values: np.ndarray, # (seeds, items)
-    clusters: np.ndarray, # (items,) which of them belong together
+    labels: np.ndarray, # (items,) which of them belong together
 ) -> np.ndarray: # (seeds, clusters) with the same mean
     "Items that resemble each other (functions of a package) as one: what each cluster adds to the mean."
-    names, place = np.unique(clusters, return_inverse=True)
+    names, place = np.unique(labels, return_inverse=True)
     mean = values.mean()
     return mean + np.stack([np.bincount(place, row - mean) for row in values]) * len(names) / values.shape[1]
 
 def _own(part):
     "Of these tasks: other seeds, other queries"
-    return part[0] if isinstance(part, tuple) else two_way(joined(part) if isinstance(part, dict) else part)
+    if isinstance(part, tuple): return part[0]
+    return two_way(joined(part) if isinstance(part, dict) else part)
 
 def _other(part):
-    "Of tasks like these; of one task, of other clusters of it. None where the rows do not say"
-    if not isinstance(part, dict): return part[1] if isinstance(part, tuple) else None
+    "Of tasks like these; where there is one task, of other clusters of it. None where the rows do not say"
+    if isinstance(part, tuple): return part[1]
+    if not isinstance(part, dict): return None
     if len(part) > 2: return two_way(np.stack([values.mean(1) for values in part.values()], axis=1))
     (task, values), *more = part.items()
     labels = clusters().get(task, ())
-    return None if more or len(labels) != values.shape[1] or len(set(labels)) < 5 else two_way(clustered(values, labels))
+    known = not more and len(labels) == values.shape[1] and len(set(labels)) > 4
+    return two_way(clustered(values, labels)) if known else None
 
 @dataclass
 class Judgement:
@@ -479,21 +485,23 @@ class Judgement:
 
     @property
     def direction(self) -> float: # p-value, two-sided
-        "Chance that a claim is judged to hold, or not to, where there is no difference."
-        above = max(estimate.p() for estimate in self.estimates)                                   # all parts: no correction
-        below = len(self.estimates) * min(estimate.p(above=False) for estimate in self.estimates)  # any part: Bonferroni
-        return min(1., 2*above, 2*below)
+        "Chance of a verdict that a claim holds, or does not, where there is no difference."
+        above = max(estimate.p() for estimate in self.estimates)                       # all parts: no correction
+        below = min(estimate.p(above=False) for estimate in self.estimates)            # any part: Bonferroni
+        return min(1., 2*above, 2*len(self.estimates)*below)
 
     @property
     def within(self) -> float: # p-value
         "Chance that all intervals lie inside of ±MARGIN where one difference is as large as that."
-        return min(1., 2*max(max(estimate.p(-MARGIN), estimate.p(MARGIN, above=False)) for estimate in self.estimates))
+        edges = [estimate.p(-MARGIN) for estimate in self.estimates]
+        return min(1., 2*max(edges + [estimate.p(MARGIN, above=False) for estimate in self.estimates]))
 
     @property
     def verdict(self) -> str: # holds, does not hold, equivalent within ±x, cannot tell
         "What can be said at our scale."
-        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'        # an interval over queries alone
-        if self.direction < 0.05: return 'holds' if min(estimate.mean for estimate in self.estimates) > 0 else 'does not hold'
+        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'        # over queries alone
+        if self.direction < 0.05:
+            return 'holds' if min(estimate.mean for estimate in self.estimates) > 0 else 'does not hold'
         return f'equivalent within ±{100*MARGIN:g}' if self.within < 0.05 else 'cannot tell'
 
     @property
@@ -501,13 +509,24 @@ class Judgement:
         "The true difference that this design would have seen in 80 of 100 cases."
         return max(estimate.smallest() for estimate in self.estimates)
 
+    def said(
+        self,
+        stands: bool = False, # whether it stands together with others: then in bold
+    ) -> str: # of Markdown
+        "The verdict, and what qualifies it."
+        if self.verdict == 'cannot tell':
+            return self.verdict + f' (sees {100*self.smallest:.1f})'*(min(one.seeds for one in self.estimates) > 2)
+        small = f', by less than {100*MARGIN:g}'*(self.within < 0.05 and 'hold' in self.verdict)
+        return (f'**{self.verdict}**' if stands else self.verdict) + small
+
 @dataclass
 class Claim:
     "A sentence, and what must be above 0 if it is true here."
     paper: str # what is said
-    parts: dict # comparison → paired differences of a score between 0 and 1: task → (seeds, items), or (seeds, items), or two estimates, of these tasks and of others
+    parts: dict # comparison → paired differences of scores between 0 and 1: task → (seeds, items), or (seeds, items); or two estimates, of these tasks and of others
     published: str = '' # the paper's own difference, where it gives one
     added: bool = False # whether we say it, and not the paper
+    untested: str = '' # why the figures do not test the sentence, where they do not
 
     @cached_property
     def own(self) -> dict[str, Estimate]: # by comparison
@@ -526,9 +545,9 @@ class Claim:
         return {name: estimate.interval() for name, estimate in self.own.items()}
 
     @property
-    def verdict(self) -> str: # holds, does not hold, equivalent within ±x, cannot tell
+    def verdict(self) -> str: # holds, does not hold, equivalent within ±x, cannot tell, not tested
         "What can be said of these tasks."
-        return Judgement([*self.own.values()]).verdict
+        return 'not tested' if self.untested else Judgement([*self.own.values()]).verdict
 
     @property
     def measured(self) -> str: # in percent points
@@ -541,59 +560,79 @@ class Claim:
         counts = sorted({estimate.seeds for estimate in self.own.values()})
         return '–'.join(map(str, counts[::max(1, len(counts) - 1)]))
 
+    @property
+    def elsewhere(self) -> str: # in percent points; empty when the rows do not say
+        "The differences over other tasks in words."
+        return '; '.join(points(*estimate.interval()) for estimate in self.other.values())
+
     def told(self) -> str: # a line of Markdown
         "The claim, its verdicts and its figures."
         single = any(isinstance(part, dict) and len(part) == 1 for part in self.parts.values())
-        said = [f'**{self.paper}: {_said(Judgement([*self.own.values()]))}**.', f"{self.measured} points, {self.seeds} seed{'s'*(self.seeds != '1')}."]
+        verdict = f'not tested ({self.untested})' if self.untested else Judgement([*self.own.values()]).said()
+        said = [f'**{self.paper}: {verdict}**.', f"{self.measured} points, {self.seeds} seed{'s'*(self.seeds != '1')}."]
         if self.other:
-            ends = '; '.join(points(*estimate.interval()) for estimate in self.other.values())
-            said.append(f"On other {'packages or headwords' if single else 'tasks'}: {_said(Judgement([*self.other.values()]))}, {ends}.")
+            where = 'packages or headwords' if single else 'tasks'
+            verdict = '' if self.untested else Judgement([*self.other.values()]).said() + ', '
+            said.append(f'On other {where}: {verdict}{self.elsewhere}.')
         return ' '.join(said + [f'The paper: {self.published}.']*bool(self.published))
 
+# %% ../nbs/10_experiments.ipynb #a2e00001
 def all_claims() -> list[tuple[str, Claim]]: # (experiment, claim)
     "Of every experiment that has some and recorded rows."
     found = []
     for name in _names():
         study = find_experiment(name)
-        try: found += [(name, claim) for claim in study.claims(recorded_rows(name))] if hasattr(study, 'claims') else []
+        if not hasattr(study, 'claims'): continue
+        try: found += [(name, claim) for claim in study.claims(recorded_rows(name))]
         except FileNotFoundError: pass                                        # nothing is recorded yet
     return found
 
 def standing(
     judged: list[Judgement], # of a table
-) -> np.ndarray: # (lines,) bool
-    "Whether each verdict stands when all are judged together."
+) -> list[bool]: # one for each
+    "Whether each verdict stands when all are judged together, with 5% for any wrong one (Holm)."
     direction, within = (holm([getattr(one, p) for one in judged]) < 0.05 for p in ('direction', 'within'))
-    return np.array([dict(holds=d, **{'does not hold': d, 'cannot tell': False}).get(one.verdict, w) for one, d, w in zip(judged, direction, within)])
+    def stands(one, d, w): return bool(d if 'hold' in one.verdict else w and 'equivalent' in one.verdict)
+    return [stands(*each) for each in zip(judged, direction, within)]
 
-def _said(judged, stands=False):
-    "A verdict as a table shows it"
-    if judged.verdict == 'cannot tell':
-        return judged.verdict + f' (sees {100*judged.smallest:.1f})'*(min(one.seeds for one in judged.estimates) > 2)
-    small = f', by less than {100*MARGIN:g}'*(judged.within < 0.05 and 'hold' in judged.verdict)
-    return (f'**{judged.verdict}**' if stands else judged.verdict) + small
-
-def _table(title, claims):
-    "Lines of Markdown, a line for each claim, and how many there are of each verdict"
-    own, other = [Judgement([*claim.own.values()]) for _, claim in claims], [Judgement([*claim.other.values()]) if claim.other else None for _, claim in claims]
-    stands, there = standing(own), [one for one in other if one]
-    beyond = iter(standing(there) if there else ())
-    lines = [f"| {title} | paper's own | measured (points of 100, 95%) | seeds | on these tasks | on other tasks | experiment |", '|---|---|---|---|---|---|---|']
-    for (name, claim), mine, stand, theirs in zip(claims, own, stands, other):
-        else_ = '; '.join(points(*estimate.interval()) for estimate in claim.other.values()) + ': ' + _said(theirs, next(beyond)) if theirs else '–'
-        lines.append(f'| {claim.paper} | {claim.published or "–"} | {claim.measured} | {claim.seeds} | {_said(mine, stand)} | {else_} | [{name}](experiments/{name}.ipynb) |')
-    counts = [f'{sum(one.verdict == word for one in own)} {word} ({sum(stands[i] for i, one in enumerate(own) if one.verdict == word)} of them when all are judged together)'
-              if word != 'cannot tell' else f'{sum(one.verdict == word for one in own)} {word}' for word in dict.fromkeys(sorted((one.verdict for one in own), key=lambda word: word == 'cannot tell'))]
-    return [*lines, '', f"Of {len(claims)} lines: {', '.join(counts)}.", '']
+def claim_table(
+    title: str, # of the first column
+    claims: list[tuple[str, Claim]], # (experiment, claim)
+) -> list[str]: # lines of Markdown; the last counts the verdicts
+    "A line for each claim."
+    def judged(estimates, claim): return Judgement([*estimates.values()]) if estimates and not claim.untested else None
+    def words(judgements): # the verdicts that are there, those in bold that stand together
+        there = [one for one in judgements if one]
+        bold = iter(standing(there) if there else ())
+        return [one.said(next(bold)) if one else '' for one in judgements]
+    own = words([judged(claim.own, claim) for _, claim in claims])
+    other = words([judged(claim.other, claim) for _, claim in claims])
+    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds', 'on these tasks', 'on other tasks', 'experiment')
+    lines = [f"| {' | '.join(columns)} |", '|---'*len(columns) + '|']
+    for (name, claim), here, there in zip(claims, own, other):
+        here = here or f'not tested: {claim.untested}'
+        there = f'{claim.elsewhere}: {there}' if there else claim.elsewhere or '–'
+        cells = claim.paper, claim.published or '–', claim.measured, claim.seeds, here, there, f'[{name}](experiments/{name}.ipynb)'
+        lines.append(f"| {' | '.join(cells)} |")
+    kinds = dict.fromkeys(sorted(claim.verdict for _, claim in claims))
+    def count(kind):
+        bold = sum(f'**{kind}**' in here for here in own)
+        return f'{sum(claim.verdict == kind for _, claim in claims)} {kind}' + f' ({bold} in bold)'*bool(bold)
+    return [*lines, '', f"{len(claims)} lines: {', '.join(map(count, kinds))}."]
 
 def scoreboard() -> 'Markdown': # of IPython
     "What the paper says, and what we add: one line per claim of every experiment, computed from data/results."
     from IPython.display import Markdown
     every = all_claims()
-    return Markdown('\n'.join([*_table('the paper says', [one for one in every if not one[1].added]), *_table('we add', [one for one in every if one[1].added]),
-        f'*On these tasks*: other seeds and other queries of the same tasks. *On other tasks*: tasks drawn at random like these (where there is one task, other packages of it). An interval is 95% for itself; a verdict in bold stands with 5% for all lines of its table together (Holm). '
-        f'*Equivalent* means inside of ±{100*MARGIN:g}, fixed before; *sees x*: a true difference of x would have been told from 0 in 80 of 100 cases.']))
+    paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
+    notes = ['*On these tasks*: other seeds, and other queries of the same tasks.',
+             '*On other tasks*: tasks drawn at random like these; where there is one task, other packages of it.',
+             'An interval is 95% for itself; a verdict in bold stands with 5% for any wrong one in its column and table (Holm).',
+             f'*Equivalent*: inside of ±{100*MARGIN:g}, fixed before.',
+             '*Sees x*: a true difference of x would have been told from 0 in 80 of 100 cases.']
+    return Markdown('\n'.join([*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', ' '.join(notes)]))
 
+# %% ../nbs/10_experiments.ipynb #a2e00002
 def draw_differences(
     found: dict, # comparison → (mean, low, high), as `together` gives it
     title: str = '', # states the finding
@@ -603,7 +642,8 @@ def draw_differences(
     figure = new_figure(7.5, 1.1 + 0.32*len(found))
     axis = figure.subplots()
     for place, (mean, low, high) in enumerate(found.values()):
-        axis.errorbar(100*mean, place, xerr=[[100*(mean - low)], [100*(high - mean)]], fmt='o', ms=5, capsize=3, color='#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999')
+        colour = '#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999'
+        axis.errorbar(100*mean, place, xerr=[[100*(mean - low)], [100*(high - mean)]], fmt='o', ms=5, capsize=3, color=colour)
     axis.axvline(0, color='black', lw=0.8)
     axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel=unit)
     axis.set_yticklabels(found)
@@ -617,8 +657,9 @@ def against(
     base: str, # the arm that each is compared with
     metric: str = 'unseen', # whose items are compared
 ) -> dict: # x → (mean, low, high) of arm − base; zeros for the base itself
-    "Paired differences along an axis: what a chart of several arms with the same seeds and queries should show."
-    return {x: (0., 0., 0.) if arm == base else interval(compare(rows, arm, base, metric)) for x, arm in arms.items()}
+    "Paired differences along an axis: what a chart of arms with the same seeds and queries should show."
+    def difference(arm): return (0., 0., 0.) if arm == base else interval(compare(rows, arm, base, metric))
+    return {x: difference(arm) for x, arm in arms.items()}
 
 def draw_against(
     axis, # of matplotlib
@@ -631,19 +672,22 @@ def draw_against(
     mean, low, high = 100*np.array(list(found.values())).T
     axis.errorbar(list(found), mean, yerr=[mean - low, high - mean], fmt='o-', ms=4, capsize=3, color=colour, label=label)
     axis.axhline(0, color='black', lw=0.8); axis.grid(axis='y', color='#eeeeee'); axis.set_axisbelow(True)
-    if level is not None: axis.secondary_yaxis('right', functions=(lambda d: d + 100*level, lambda s: s - 100*level)).set_ylabel('MRR@10 × 100', fontsize=8)
+    if level is None: return
+    scores = axis.secondary_yaxis('right', functions=(lambda d: d + 100*level, lambda s: s - 100*level))
+    scores.set_ylabel('MRR@10 × 100', fontsize=8)
 
 def arm_table(
     rows: 'pd.DataFrame', # recorded
     metric: str = 'unseen', # whose items are reciprocal ranks
 ) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, seconds of one core (median)
-    "What each arm reached, in the order in which arms are recorded. Arms share seeds and queries, so their intervals say nothing of their differences; `against` does."
+    "What each arm reached. Arms share seeds and queries: their intervals say nothing of their differences; `against` does."
     import pandas as pd
     lines = {}
     for arm, found in rows.groupby('arm', sort=False):
         first, middle = found[found['metric'] == metric].iloc[0], found.groupby('metric')['value'].median()
         mean, low, high = interval(item_scores(found, arm, metric).to_numpy())
-        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': middle['rate'], 'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
+        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': middle['rate'],
+                      'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
     return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm')
 
 def costs(
