@@ -52,7 +52,7 @@ def split_within(
     return SPLITS[min(crc32(module.encode('utf-8', 'surrogatepass')) % 20, 2)]
 
 # %% ../nbs/01d_mining.ipynb #9bdd8bbd
-MINER = 3   # raise it when the rules of chapters 01a to 01d change: what older rules made is then mined again
+MINER = 4   # raise it when the rules of chapters 01a to 01d change: what older rules made is then mined again
 KINDS = ('code', 'test', 'text')   # of files, in the order in which their rows stand in a source
 _COLUMNS, _FUNCTION_COLUMNS = ('query', 'document', 'module', 'name'), ('module', 'name', 'kind', 'signature', 'summary', 'see_also')
 
@@ -303,14 +303,16 @@ def package_functions(
 # %% ../nbs/01d_mining.ipynb #e013aaf0
 def open_corpus(
     paths: str|Path|list|None, # folder of one corpus, or files of rows; None: the project's own corpus
+    quoting: str = 'csv', # of CSV and TSV files, as in `from_files`
 ) -> Corpus: # mined, or read, when it is not there yet
     "The corpus that a command names. Raises ValueError for a folder that holds none, or when one stands beside other paths."
     if not paths: return mine()
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     folders = [path for path in paths if Path(path).is_dir() and not any(Path(path).glob('dataset_*.json'))]     # those are data sets that `datasets` saved
-    if not folders: return from_files(paths)
+    if not folders: return from_files(paths, quoting=quoting)
     corpus = Corpus(folders[0])
     if len(paths) > 1: raise ValueError(f'{folders[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other paths; name it alone, or name files only')
+    corpus.report()
     return corpus
 
 def unlike_recorded(
@@ -334,6 +336,10 @@ def gte_mine(
     for source, rows in corpus.manifest['rows'].items():
         removed = corpus.manifest['cleaning'][source]
         print(f'{source:22}' + ''.join(f'{rows.get(split, 0):11,}' for split in reversed(SPLITS)) + f"{removed['train'] - removed['left']:11,}  {corpus.manifest['fingerprints'][source]}")
+    for source, removed in corpus.manifest['cleaning'].items():
+        if 2*removed['LANGUAGE'] > removed['train']:
+            print(f"{source}: {removed['LANGUAGE']:,} of {removed['train']:,} training rows are flagged as not English; "
+                  'gte_pretrain --uncleaned trains on them')
     if packages is None and (other := unlike_recorded(corpus)): print(f"Not the rows that data/sources.csv records, so do not compare results with recorded ones: {', '.join(other)}")
     print(f'{corpus.folder} in {perf_counter()-start:.1f} s')
 
