@@ -390,7 +390,8 @@ def letters():
 
 def pieces():
     "A vocabulary of sentencepiece, whose unknown token has another place in tokenizer.json."
-    return Tokenizer(models.Unigram([("a", -1.), ("<unk>", -9.), *[(word, -2.) for word in WORDS[3:]]], unk_id=1))
+    scores = {"a": -1., "<unk>": -9.} | dict.fromkeys(WORDS[3:], -2.)
+    return Tokenizer(models.Unigram(list(scores.items()), unk_id=1))
 
 
 WEIGHTS = np.random.default_rng(4).random(len(VOCAB))
@@ -401,7 +402,8 @@ MODEL2VEC = {
     "weights": dict(normalize=True, weights=WEIGHTS),
     "mapping and weights": dict(rows=20, token_mapping=MAPPING, weights=WEIGHTS),
     "vectors of int8": dict(dtype=np.int8, normalize=True),
-    "no unknown token": dict(tokenizer=letters, normalize=True), "Unigram": dict(tokenizer=pieces, normalize=True)}
+    "no unknown token": dict(tokenizer=letters, normalize=True),
+    "Unigram": dict(tokenizer=pieces, normalize=True)}
 UNKNOWN = ["日本", "日本 cat ☃", "the ☃ ☃ ☃ mat"]
 MANY_CHARACTERS = ["word " + "x" * 5000 + " cat", " " * 4000 + "cat"]
 
