@@ -10,13 +10,13 @@ __all__ = ['REPEATED', 'NEAR_DUPLICATE', 'TEMPLATE', 'NAME_LEAK', 'LANGUAGE', 'L
 # %% ../nbs/01a_cleaning.ipynb #b9fc6267
 import ast, inspect, re, textwrap, warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Iterable
 
 import numpy as np
 
-from .corpus import MAX_CHARS, SPLITS, squeeze
+from .corpus import MAX_CHARS, SIGNS, SPLITS, character_classes, fold, squeeze
 
 # %% ../nbs/01a_cleaning.ipynb #84ebd3a8
 REPEATED, NEAR_DUPLICATE, TEMPLATE, NAME_LEAK, LANGUAGE, LENGTH, HELD_OUT, EVALUATION = (1 << bit for bit in range(8))
@@ -27,18 +27,23 @@ ALL = sum(RULES.values())
 # %% ../nbs/01a_cleaning.ipynb #04174c9b
 _CHUNK = 2**19              # characters that are worked on at a time
 _BASE = 0x9E3779B97F4A7C15  # of the polynomial hash; odd
-_LETTER, _UPPER, _DIGIT, _VISIBLE = 1, 2, 4, 8
+_LETTER, _UPPER, _DIGIT, _VISIBLE, _SIGN, _UNSPACED, _MARK = (1 << bit for bit in range(7))
+_WORD = _LETTER | _DIGIT
 
 @cache
 def _alphabet():
-    r"For each code point: a random number, 0 where it is not in \w; and its classes as bits."
+    "For each code point: a random number, 0 where it is in no word; and its classes as bits."
     every = ''.join(map(chr, range(0x110000)))
-    kinds = np.zeros(len(every), np.uint8)
-    for bit, pattern in ((_LETTER, r'[^\W\d_]+'), (_DIGIT, r'[\d_]+'), (_VISIBLE, r'\S+')):
+    kinds, of = np.zeros(len(every), np.uint8), character_classes()
+    marks = of['marks'] + of['unspaced_marks']
+    patterns = {_LETTER: rf'(?:[^\W\d_]|[{marks}])+', _DIGIT: r'[\d_]+', _VISIBLE: r'\S+',
+                _MARK: rf'[{marks}]+', _SIGN: rf'[{SIGNS}!{of["signs"]}-]+',
+                _UNSPACED: rf'[{of["unspaced"]}{of["unspaced_marks"]}]+'}
+    for bit, pattern in patterns.items():
         for match in re.finditer(pattern, every): kinds[match.start():match.end()] |= bit
     kinds[[i for i, char in enumerate(every) if char.isupper()]] |= _UPPER
     numbers = np.random.default_rng(0).integers(1, 2**64, len(every), dtype=np.uint64)
-    return np.where(kinds & (_LETTER | _DIGIT), numbers, np.uint64(0)), kinds
+    return np.where(kinds & _WORD, numbers, np.uint64(0)), kinds
 
 @cache
 def _small_powers(): return _powers(2*_CHUNK)
@@ -74,22 +79,71 @@ def _codes(text): return np.frombuffer(text.encode(), np.uint8) if text.isascii(
 @dataclass
 class _Words:
     "The words of a few texts, as arrays."
-    codes: np.ndarray # (characters) code points of the lower-cased texts, a line end after each
+    codes: np.ndarray # (characters) code points of the folded texts, a line end after each
+    kinds: np.ndarray # (characters) their classes
     offsets: np.ndarray # (texts) where each text starts
     starts: np.ndarray # (words) where each word starts
     stops: np.ndarray # (words) where it stops
-    hashes: np.ndarray # (words) 64 bits
+    bare: np.ndarray # (words) 64 bits: a hash of the word without signs
     first: np.ndarray # (texts + 1) number of words before each text
+
+    @cached_property
+    def signs(self):
+        "(word or ~text, hash) of the signs behind a word, or of a text before its first word, in order."
+        at = np.flatnonzero(self.kinds & _SIGN > 0)
+        sign, before, after = self.codes[at], self.kinds[at - 1] & _WORD > 0, self.kinds[at + 1] & _WORD > 0
+        hyphen = (sign == ord('-')) & before & after
+        exclamation = (sign == ord('!')) & ~after & (self.codes[at + 1] != ord('='))
+        at = at[~(hyphen | exclamation)]
+        if not len(at): return np.zeros(0, np.int64), np.zeros(0, np.uint64)
+        place = np.searchsorted(self.starts, at) - 1      # the word before it, perhaps of an earlier text
+        ends = np.r_[0, np.repeat(np.r_[self.offsets[1:], len(self.codes)], np.diff(self.first))]
+        leads = np.flatnonzero(at >= ends[place + 1])
+        place[leads] = ~(np.searchsorted(self.offsets, at[leads], 'right') - 1)
+        begin = np.flatnonzero(np.r_[True, place[1:] != place[:-1]])
+        numbers = _mix(self.codes[at].astype(np.uint64) * np.uint64(_BASE))
+        return place[begin], _segment_hash(numbers, begin, np.r_[begin[1:], len(at)])
+
+    @cached_property
+    def hashes(self):
+        "(words) 64 bits: a hash of the word with the signs behind it, and before it if it is the first."
+        place, signs = self.signs
+        hashes, behind = self.bare.copy(), place >= 0
+        hashes[place[behind]] = _mix(hashes[place[behind]] * np.uint64(_BASE) + signs[behind])
+        text, signs = ~place[~behind], signs[~behind]
+        has_word = self.first[text] < self.first[text + 1]
+        word = self.first[text[has_word]]
+        hashes[word] = _mix(hashes[word] + signs[has_word] * np.uint64(_BASE))
+        return hashes
+
+    @property
+    def exact(self):
+        "(texts) 64 bits: a hash of all words and signs."
+        (place, signs), exact = self.signs, _segment_hash(self.hashes, self.first[:-1], self.first[1:])
+        text, signs = ~place[place < 0], signs[place < 0]
+        wordless = self.first[text] == self.first[text + 1]
+        exact[text[wordless]] = signs[wordless]
+        return exact
+
+def _word_edges(kinds):
+    "Where words start and stop: at their ends, and around each character of a script without blanks."
+    inside = np.r_[False, kinds & _WORD > 0]
+    edge = inside[1:] != inside[:-1]
+    if (unspaced := kinds & _UNSPACED > 0).any():
+        change = unspaced != np.r_[False, unspaced[:-1]]
+        cut = inside[1:] & inside[:-1] & (unspaced & (kinds & _MARK == 0) | change)
+        return np.flatnonzero(edge & inside[1:] | cut), np.flatnonzero(edge & inside[:-1] | cut)
+    edges = np.flatnonzero(edge)
+    return edges[::2], edges[1::2]
 
 def _read(texts):
     "Cut texts into the words of `corpus.normalise`."
-    lowered = [text.lower() for text in texts]                              # may change the length: 'İ' becomes two characters
-    codes, ends = _codes('\n'.join(lowered) + '\n'), np.cumsum(_lengths(lowered) + 1)
-    offsets, numbers = ends - np.diff(ends, prepend=0), _alphabet()[0].take(codes)
-    inside = np.r_[False, numbers != 0]
-    edges = np.flatnonzero(inside[1:] != inside[:-1])
-    starts, stops = edges[::2], edges[1::2]
-    return _Words(codes, offsets, starts, stops, _segment_hash(numbers, starts, stops), np.searchsorted(starts, np.r_[offsets, len(codes)]))
+    folded = [text.lower() if text.isascii() else fold(text) for text in texts]  # 'ß' is 'ss': longer
+    codes, ends = _codes('\n'.join(folded) + '\n'), np.cumsum(_lengths(folded) + 1)
+    offsets, (numbers, kinds) = ends - np.diff(ends, prepend=0), (table.take(codes) for table in _alphabet())
+    starts, stops = _word_edges(kinds)
+    bare, first = _segment_hash(numbers, starts, stops), np.searchsorted(starts, np.r_[offsets, len(codes)])
+    return _Words(codes, kinds, offsets, starts, stops, bare, first)
 
 def _bigrams(words):
     "The hashes of all word bigrams, and where those of each text start. Between two texts lies one marker, so n words have n + 1 bigrams."
@@ -139,12 +193,18 @@ def _minima(words):
     for ranking in _RANKINGS: yield np.minimum.reduceat(short * ranking, begin)
 
 # %% ../nbs/01a_cleaning.ipynb #d6725f2c
-@dataclass
 class _Sketch:
     "What is kept of texts to find their copies."
-    words: np.ndarray # (texts) number of words
-    exact: np.ndarray # (texts) hash of the sequence of words
-    bands: np.ndarray # (BANDS, texts) the bucket in each band
+    def __init__(self, texts):
+        self.words = np.zeros(texts, np.int32)                              # number of words
+        self.exact = np.zeros(texts, np.uint64)                             # hash of the sequence of words
+        self.bands = np.zeros((BANDS, texts), np.uint32)                    # the bucket in each band
+
+    def add(self, part, words):
+        self.words[part], self.exact[part] = np.diff(words.first), words.exact
+        for i, minimum in enumerate(_minima(words)):
+            bucket = (self.bands[i // ROWS, part] ^ minimum) * np.uint32(0x9E3779B1)
+            self.bands[i // ROWS, part] = bucket ^ bucket >> np.uint32(15)
 
 def _runs(keys):
     "A stable order by key, and for each place in it the place where the run of its key starts."
@@ -153,14 +213,8 @@ def _runs(keys):
     return order, np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
 
 def _sketch(texts):
-    sketch = _Sketch(np.zeros(len(texts), np.int32), np.zeros(len(texts), np.uint64), np.zeros((BANDS, len(texts)), np.uint32))
-    for part in _chunks(_lengths(texts)):
-        words = _read(texts[part])
-        sketch.words[part] = np.diff(words.first)
-        sketch.exact[part] = _segment_hash(words.hashes, words.first[:-1], words.first[1:])
-        for i, minimum in enumerate(_minima(words)):
-            bucket = (sketch.bands[i // ROWS, part] ^ minimum) * np.uint32(0x9E3779B1)
-            sketch.bands[i // ROWS, part] = bucket ^ bucket >> np.uint32(15)
+    sketch = _Sketch(len(texts))
+    for part in _chunks(_lengths(texts)): sketch.add(part, _read(texts[part]))
     return sketch
 
 def _text_list(texts):
@@ -286,10 +340,11 @@ _TOUCHING, _CLOSING, _SENTENCE_END = _flagged('`"\'./=:<>\\$@%#(['), _flagged('`
 
 def _templates(texts, words):
     "For each text the hash of its template, and whether it is one."
-    n, lower = len(words.hashes), words.codes
+    n, lower = len(words.bare), words.codes
     if not n: return np.zeros(len(texts), np.uint64), np.zeros(len(texts), bool)
     ends = np.r_[words.offsets[1:], len(lower)]
-    original = [text if len(text) + 1 == size else text.lower() for text, size in zip(texts, ends - words.offsets)]
+    sizes = ends - words.offsets - 1
+    original = [text if len(text) == size else fold(text) for text, size in zip(texts, sizes)]
     kinds = _alphabet()[1].take(_codes('\n'.join(original) + '\n'))
     first_word = np.zeros(n + 1, bool); first_word[words.first[:-1]] = True; first_word = first_word[:n]
     small = np.minimum(lower, 255).astype(np.uint8)
@@ -303,7 +358,7 @@ def _templates(texts, words):
     shown = ~masked | first_word | np.r_[True, ~masked[:-1]]
     count = lambda mask: np.diff(np.r_[0, np.cumsum(mask)][words.first])
     place, plain = np.r_[0, np.cumsum(shown)][words.first], count(~masked)
-    keys = _segment_hash(np.where(masked, np.uint64(1), words.hashes)[shown], place[:-1], place[1:])
+    keys = _segment_hash(np.where(masked, np.uint64(1), words.bare)[shown], place[:-1], place[1:])
     return keys, (plain >= 3) & (plain > 0.6*count(shown))
 
 def _occurrence(keys):
@@ -329,33 +384,37 @@ or not but only also any each every some this that these those it its their ther
 def _function_words():
     "Whether the upper 16 bits of a word's hash are those of an English function word."
     table = np.zeros(2**16, bool)
-    table[_read([' '.join(_FUNCTION_WORDS)]).hashes >> np.uint64(48)] = True
+    table[_read([' '.join(_FUNCTION_WORDS)]).bare >> np.uint64(48)] = True
     return table
 
-@dataclass
 class _Shape:
     "What the rules on language, length and templates look at; arrays of one number per text."
-    words: np.ndarray # number of words
-    letters: np.ndarray # number of letters
-    foreign: np.ndarray # … outside ASCII
-    visible: np.ndarray # number of characters that are not white space
-    function_words: np.ndarray # number of English function words
-    template: np.ndarray # hash of the template
-    sentence: np.ndarray # whether enough of it is plain words
+    def __init__(self, texts):
+        self.words, self.function_words, self.letters = np.zeros((3, texts), np.int64)       # how many
+        self.visible = np.zeros(texts, np.int64)          # characters that are not white space
+        self.foreign = np.zeros(texts, np.int64)          # letters outside ASCII
+        self.template = np.zeros(texts, np.uint64)        # hash of the template
+        self.sentence = np.zeros(texts, bool)             # are enough of its words plain?
 
-def _shape(texts):
-    shape = _Shape(*np.zeros((5, len(texts)), np.int64), np.zeros(len(texts), np.uint64), np.zeros(len(texts), bool))
+    def add(self, part, words, texts):
+        letters = words.kinds & _LETTER
+        self.words[part] = np.diff(words.first)
+        self.letters[part] = np.add.reduceat(letters, words.offsets, dtype=np.int64)
+        self.visible[part] = np.add.reduceat(words.kinds & _VISIBLE > 0, words.offsets, dtype=np.int64)
+        if words.codes.dtype != np.uint8:                                   # not all ASCII
+            self.foreign[part] = np.add.reduceat(letters * (words.codes > 127), words.offsets, dtype=np.int64)
+        english = _function_words()[words.bare >> np.uint64(48)]
+        self.function_words[part] = np.diff(np.r_[0, np.cumsum(english)][words.first])
+        self.template[part], self.sentence[part] = _templates(texts, words)
+
+def _sketch_and_shape(texts):
+    "Both, from one reading."
+    sketch, shape = _Sketch(len(texts)), _Shape(len(texts))
     for part in _chunks(_lengths(texts)):
         words = _read(texts[part])
-        kinds = _alphabet()[1].take(words.codes)
-        letters = kinds & _LETTER
-        shape.words[part] = np.diff(words.first)
-        shape.letters[part] = np.add.reduceat(letters, words.offsets, dtype=np.int64)
-        shape.visible[part] = np.add.reduceat(kinds // _VISIBLE, words.offsets, dtype=np.int64)
-        if words.codes.dtype != np.uint8: shape.foreign[part] = np.add.reduceat(letters * (words.codes > 127), words.offsets, dtype=np.int64)
-        shape.function_words[part] = np.diff(np.r_[0, np.cumsum(_function_words()[words.hashes >> np.uint64(48)])][words.first])
-        shape.template[part], shape.sentence[part] = _templates(texts[part], words)
-    return shape
+        sketch.add(part, words)
+        shape.add(part, words, texts[part])
+    return sketch, shape
 
 def _beyond_template(shape, different):
     "Among the different texts, those of whose template TEMPLATE_ROWS stood before."
@@ -386,7 +445,7 @@ def flag_rows(
         try: texts = _text_list(pairs[column].tolist())
         except ValueError as e: raise ValueError(f'column {column}: {e}') from None
         texts = [texts[i] for i in order]
-        sketch, shape = _sketch(texts), _shape(texts)
+        sketch, shape = _sketch_and_shape(texts)
         prose, seen = column == 'query' or not code, _occurrence(sketch.exact) > 0
         exact.append(sketch.exact)
         if not links: flags[seen] |= REPEATED
