@@ -9,7 +9,7 @@ __all__ = ['TRIPLES', 'RECIPES', 'MINED', 'HOW', 'Recipe', 'inverse_document_fre
            'gte_pretrain', 'gte_finetune']
 
 # %% ../nbs/08_stages.ipynb #773cfd8f
-import errno, sys
+import sys
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, partial
@@ -31,7 +31,7 @@ from .sampler import MixtureSampler
 from .sharing import weights_hash, write_card
 from .gauges import held_out_gauges, signatures
 from .gradient_cache import TIMEOUT, Batch, processes
-from .training import Gone, draw_run, finished_run, first_process_first, losses_said, sigterm_said, train, writing
+from .training import Gone, draw_run, finished_run, first_process_first, losses_said, os_errors_said, sigterm_said, train
 from .warmup import corpus_tokenizer, new_bert, training_pairs
 
 # %% ../nbs/08_stages.ipynb #c0f7944a
@@ -131,9 +131,8 @@ def source_tables(
             others = [s for s, rows in corpus.manifest['rows'].items() if rows.get('train')]
             raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages" + (f", or leave it out with --sources {','.join(others)}" if others else ''))
         key = f"{corpus.fingerprint}-{'clean' if recipe.clean else 'all'}-{tokenizer_hash(embedder.tokenizer)}-{'bare' if embedder.static else 'wrapped'}"
-        with writing('token ids', cache_folder()/'tokens'):
-            tables.append(tuple(token_table(embedder, lambda: training_pairs(corpus, source, recipe.clean)[column].tolist(), length, cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
-                                for column, length in (('query', recipe.query_tokens), ('document', recipe.document_tokens))))
+        tables.append(tuple(token_table(embedder, lambda: training_pairs(corpus, source, recipe.clean)[column].tolist(), length, cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
+                            for column, length in (('query', recipe.query_tokens), ('document', recipe.document_tokens))))
     return tables
 
 def start_embedder(
@@ -404,20 +403,12 @@ def _run_command(stage, ours, changes, how):
         if processes().is_main_process and not how.get('quiet'): draw_run(log, measured, f'{name}, stage {stage}: {took}').savefig(out/'run.png', dpi=110)
     except ImportError: say('no chart: matplotlib is not installed (pip install gte_nb[charts])')
 
-def _advice(error):
-    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): return f'make room (the cache is in {cache_folder()})'
-    return 'allow more open files (ulimit -n 1024)' if error.errno in (errno.EMFILE, errno.ENFILE) else 'mend that'
-
 def _stage_command(stage, argv):
     ours, changes, how = _arguments(stage, argv)
     try:
         if not 0 < ours['timeout'] < 1e9: complain(ValueError(f"timeout is {ours['timeout']}; give a number of seconds above 0"))
         first = processes(ours['timeout']).is_main_process
-        try:
-            with sigterm_said(): _run_command(stage, ours, changes, how)
-        except OSError as error:
-            if error.errno is None: raise                                 # a sentence of ours
-            raise ValueError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; {_advice(error)}, and the same command goes on") from None
+        with sigterm_said(), os_errors_said(): _run_command(stage, ours, changes, how)
     except Gone as error: complain(error)                                 # each process that is left says so
     except (ValueError, FileNotFoundError) as error: complain(error) if first else sys.exit(1)
     except KeyboardInterrupt as stop:

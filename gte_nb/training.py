@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'ROLL_CALL', 'LOG', 'learning_rate_at', 'fault', 'paired_change', 'draw_run',
            'Stopped', 'Gone', 'signals_deferred', 'losses_said', 'sigterm_said', 'first_process_first', 'writing',
-           'keep_tokenizer', 'same_vocabulary', 'with_vectors', 'read_log', 'train', 'finished_run']
+           'os_errors_said', 'keep_tokenizer', 'same_vocabulary', 'with_vectors', 'read_log', 'train', 'finished_run']
 
 # %% ../nbs/06_training.ipynb #56214a92
-import csv, json, os, shutil, signal, sys, threading, warnings
+import csv, errno, json, os, shutil, signal, sys, threading, warnings
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -31,7 +31,7 @@ from tokenizers import Tokenizer
 from torch.nn.utils import get_total_norm
 
 from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked, save_checkpoint
-from .corpus import new_figure, progress_bar, written_aside
+from .corpus import cache_folder, new_figure, progress_bar, written_aside
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
 from .gradient_cache import Batch, backward, drop_tokens, largest, processes, sum_gradients
@@ -287,6 +287,17 @@ def writing(
     try: yield
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{what} cannot be written to {folder}: {getattr(error, 'strerror', None) or error}; make room, and the same command goes on") from None
+
+@contextmanager
+def os_errors_said():
+    "Around a command: what the operating system refuses becomes a ValueError with a sentence."
+    try: yield
+    except OSError as error:
+        if error.errno is None: raise                                     # a sentence of ours
+        advice = 'mend that'
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): advice = f'make room (the cache is in {cache_folder()})'
+        if error.errno in (errno.EMFILE, errno.ENFILE): advice = 'allow more open files (ulimit -n 1024)'
+        raise ValueError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; {advice}, and the same command goes on") from None
 
 def keep_tokenizer(
     tokenizer: Tokenizer, # of the run

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 from tokenizers import Tokenizer
 
 from .checkpoints import checkpoint_steps
@@ -24,7 +24,7 @@ from .encoder import Encoder, EncoderConfig
 from .gradient_cache import CHUNK_TOKENS, processes, seed_dropout
 from .mining import open_corpus
 from .sampler import MixtureSampler
-from .training import finished_run, train, writing
+from .training import finished_run, os_errors_said, sigterm_said, train, writing
 
 # %% ../nbs/06b_warmup.ipynb #0ef45fd8
 VOCABULARY = 2   # raise it when `train_tokenizer` gives another vocabulary for the same texts: cached ones are then trained again
@@ -163,7 +163,7 @@ def warm_up(
 # %% ../nbs/06b_warmup.ipynb #ec9fbc8a
 @call_parse
 def gte_warmup(
-    out: str = None, # folder of the run; the same command goes on where it stopped; default: the folder warmup where all runs are, which the first line names
+    out: Param(f'folder of the run; the same command goes on where it stopped; default: {runs_folder()/"warmup"}') = None,
     layers: int = 2, # of the encoder
     hidden_size: int = 128, # length of a vector, a multiple of 64
     vocab_size: int = 12_000, # tokens of the vocabulary
@@ -173,16 +173,17 @@ def gte_warmup(
     learning_rate: float = 3e-3, # peak; less for wider encoders
     seed: int = 0, # of everything random
     sources: str = 'docstring_code,summary_rest,see_also', # of the corpus, separated by commas
-    corpus: str = None, # folder of a mined corpus, or a file of your own pairs, all of which is read; default: the project's own
+    corpus: Param("folder of a mined corpus, or files of your own pairs, all of which are read; default: the project's own", nargs='+', action='extend') = None,
 ):
     "Warm up a small BERT from random weights, by masked language modelling on the corpus' texts."
     try:
-        corpus, sources, out = open_corpus(corpus), tuple(sources.split(',')), Path(out) if out else runs_folder()/'warmup'
-        if not set(sources) & set(corpus.manifest['rows']): sources = tuple(corpus.manifest['rows'])
-        embedder = new_bert(corpus_tokenizer(corpus, sources, vocab_size, special_tokens=True, run=out), layers, hidden_size, max_length, seed)
-        texts = corpus_texts(embedder, corpus, sources)
-        print(f'warm-up: {steps} steps of {batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}, into {out}', flush=True)
-        log = warm_up(embedder, texts, out, steps, batch_size, learning_rate, seed, about=dict(corpus=corpus.fingerprint, sources=sources))
-        print(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f} in {log.seconds.iloc[-1]/60:.1f} minutes; go on with: gte_pretrain --init {out}')
+        with sigterm_said(), os_errors_said():
+            corpus, sources, out = open_corpus(corpus), tuple(sources.split(',')), Path(out) if out else runs_folder()/'warmup'
+            if not set(sources) & set(corpus.manifest['rows']): sources = tuple(corpus.manifest['rows'])
+            embedder = new_bert(corpus_tokenizer(corpus, sources, vocab_size, special_tokens=True, run=out), layers, hidden_size, max_length, seed)
+            texts = corpus_texts(embedder, corpus, sources)
+            print(f'warm-up: {steps} steps of {batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}, into {out}', flush=True)
+            log = warm_up(embedder, texts, out, steps, batch_size, learning_rate, seed, about=dict(corpus=corpus.fingerprint, sources=sources))
+            print(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f} in {log.seconds.iloc[-1]/60:.1f} minutes; go on with: gte_pretrain --init {out}')
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt as stop: print(f'\n{stop}', file=sys.stderr); sys.exit(130)

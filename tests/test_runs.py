@@ -122,6 +122,11 @@ def test_a_damaged_vocabulary(place, undisturbed):
 def test_a_command_that_cannot_be_run(place, words, message):
     assert message in refused(place.start(*words.split()))
 
+def test_a_start_of_another_kind(place):
+    done(place.start())
+    assert 'holds a static encoder' in refused(place.start('--recipe', 'laptop', '--init', place.out, '--out', place.folder/'new'))
+    assert 'the hub does not give it' in refused(place.start('--start', 'nobody/nothing', '--out', place.folder/'new', HF_HUB_OFFLINE=1))
+
 def test_another_recipe_in_the_folder_of_a_run(place):
     done(place.start())
     assert 'temperature 0.05 there, 0.2 here' in refused(place.start('--temperature', 0.2))
