@@ -9,6 +9,7 @@ __all__ = ['SPECIAL_TOKENS', 'TOKEN_BUDGET', 'WINDOW', 'train_tokenizer', 'wrap_
 # %% ../nbs/05_embedder.ipynb #1c3930b6
 import hashlib, math, os, reprlib, shutil, warnings
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -150,6 +151,14 @@ class Embedder:
         "True for a static encoder."
         return isinstance(self.encoder, StaticEncoder)
 
+    @cached_property
+    def _unknown(self): return unknown_id(self.tokenizer)
+
+    @property
+    def _left_out(self):
+        "The id of unknown words when they are left out of the mean; None: nothing is."
+        return self._unknown if self.static and self.settings.skip_unknown else None
+
     @property
     def hidden_size(self) -> int: # length of a vector
         "Length of a vector."
@@ -198,8 +207,7 @@ class Embedder:
         device, settings = next(self.encoder.parameters()).device, self.settings
         layers = settings.layers.to(device)
         if self.static:
-            without = unknown_id(self.tokenizer) if settings.skip_unknown else None
-            flat, offsets = (t.to(device) for t in joined(ids, without))
+            flat, offsets = (t.to(device) for t in joined(ids, self._left_out))
             vectors = F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
             yield np.arange(len(ids)), layers(vectors)
         else:
@@ -303,8 +311,8 @@ class Embedder:
         """Write a folder that `Embedder.load`, sentence-transformers, transformers' AutoModel (a BERT) and
         model2vec (a static encoder) load. What an earlier model of another kind has left there is removed."""
         encoder, settings = self.encoder, self.settings
-        if settings.skip_unknown: # a library that averages a row of zeros gets the same direction
-            with torch.no_grad(): encoder.embedding.weight[unknown_id(self.tokenizer)] = 0
+        if self._left_out is not None: # a library that averages a row of zeros gets the same direction
+            with torch.no_grad(): encoder.embedding.weight[self._left_out] = 0
         with written_together(Path(folder)) as aside:
             encoder.save_pretrained(aside)
             hidden_size = encoder.config.hidden_size

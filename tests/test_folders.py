@@ -376,10 +376,22 @@ def test_static_embedding_in_half_precision(tmp_path):
     assert difference(reference_of(tmp_path/"again").encode(TEXTS), vectors) < 1e-5
 
 
-def model2vec(folder, rows=len(VOCAB), dtype=np.float32, **how):
-    vectors = 3 * np.random.default_rng(3).standard_normal((rows, HIDDEN))
-    StaticModel(vectors=vectors.astype(dtype), tokenizer=word_pieces(), **how).save_pretrained(folder)
+def model2vec(folder, rows=None, dtype=np.float32, tokenizer=word_pieces, **how):
+    tokenizer = tokenizer()
+    vectors = 3 * np.random.default_rng(3).standard_normal((rows or tokenizer.get_vocab_size(), HIDDEN))
+    StaticModel(vectors=vectors.astype(dtype), tokenizer=tokenizer, **how).save_pretrained(folder)
     return folder
+
+
+def letters():
+    "A vocabulary without a token for what is unknown, which it drops."
+    return Tokenizer(models.BPE({letter: i for i, letter in enumerate([*LETTERS, " ", "A", "B"])}, []))
+
+
+def pieces():
+    "A vocabulary of sentencepiece, whose unknown token has another place in tokenizer.json."
+    scores = {"a": -1., "<unk>": -9.} | dict.fromkeys(WORDS[3:], -2.)
+    return Tokenizer(models.Unigram(list(scores.items()), unk_id=1))
 
 
 WEIGHTS = np.random.default_rng(4).random(len(VOCAB))
@@ -389,7 +401,9 @@ MODEL2VEC = {
     "no limit": dict(normalize=True, max_length=None), "limit of 7": dict(normalize=True, max_length=7),
     "weights": dict(normalize=True, weights=WEIGHTS),
     "mapping and weights": dict(rows=20, token_mapping=MAPPING, weights=WEIGHTS),
-    "vectors of int8": dict(dtype=np.int8, normalize=True)}
+    "vectors of int8": dict(dtype=np.int8, normalize=True),
+    "no unknown token": dict(tokenizer=letters, normalize=True),
+    "Unigram": dict(tokenizer=pieces, normalize=True)}
 UNKNOWN = ["日本", "日本 cat ☃", "the ☃ ☃ ☃ mat"]
 MANY_CHARACTERS = ["word " + "x" * 5000 + " cat", " " * 4000 + "cat"]
 
