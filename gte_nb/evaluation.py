@@ -75,8 +75,9 @@ def wordllama_model() -> Callable[[list[str]], np.ndarray]: # texts → (n, 256)
     try: import wordllama
     except ImportError: raise ValueError('wordllama is not installed; get it with: pip install wordllama') from None
     finally: root.setLevel(before[0]); root.handlers[:] = before[1]                             # its import makes every library log to the screen
-    inside = str(Path(wordllama.__file__).parent)
-    return partial(wordllama.WordLlama.load(cache_dir=inside, disable_download=True).embed, norm=True)
+    table = wordllama.WordLlama.load(cache_dir=str(Path(wordllama.__file__).parent), disable_download=True)
+    def wordllama_vectors(texts): return table.embed(texts, norm=True)
+    return wordllama_vectors
 
 # %% ../nbs/09_evaluation.ipynb #06138e48
 def retrieval_metrics(
@@ -326,11 +327,16 @@ class Classification:
         model, # see `vectors`
     ) -> dict[str, np.ndarray]: # metric → (n,) share of the experiments that label a text right
         "mteb's protocol: logistic regression, `per_label` texts of each label, the mean of `experiments` draws."
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         draws, labels = list(self._draws()), np.asarray(self.train_labels)
         used, test = np.unique(np.concatenate(draws)), vectors(model, self.test_texts, normalize=False)
         train = vectors(model, [self.train_texts[row] for row in used], normalize=False)
-        right = [LogisticRegression(max_iter=100, random_state=42).fit(train[np.searchsorted(used, rows)], labels[rows]).predict(test) == np.asarray(self.test_labels) for rows in draws]
+        def predicted(rows):
+            model = LogisticRegression(max_iter=100, random_state=42)
+            return model.fit(train[np.searchsorted(used, rows)], labels[rows]).predict(test)
+        with warnings.catch_warnings(action='ignore', category=ConvergenceWarning):    # the protocol stops there
+            right = [predicted(rows) == np.asarray(self.test_labels) for rows in draws]
         return dict(accuracy=np.mean(right, axis=0))
 
 @dataclass
