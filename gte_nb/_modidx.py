@@ -349,6 +349,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'gte_nb.experiments._other': ('experiments.html#_other', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments._own': ('experiments.html#_own', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments._packed': ('experiments.html#_packed', 'gte_nb/experiments.py'),
+                                    'gte_nb.experiments._pairs': ('experiments.html#_pairs', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments._scores': ('experiments.html#_scores', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.against': ('experiments.html#against', 'gte_nb/experiments.py'),
                                     'gte_nb.experiments.all_claims': ('experiments.html#all_claims', 'gte_nb/experiments.py'),

@@ -24,18 +24,20 @@ import numpy as np
 import torch
 from fastcore.script import call_parse
 
-from .corpus import checkout, complain, data_folder, new_figure, results_folder, runs_folder, written_aside
+from .corpus import (checkout, complain, data_folder, new_figure, results_folder, runs_folder,
+                           written_aside)
 from .sharing import provenance
 from .mining import mine
 
 # %% ../nbs/10_experiments.ipynb #f9688b34
 COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the number
-           'pairs', 'seconds', 'rows',                               # pairs seen at this step; seconds and rows of the whole cell
-           'corpus', 'date', 'command', 'versions', 'hardware',      # how it was made
-           'made',                                                   # the same at length, as JSON, in the first row of a cell
-           'items')                                                  # the scores behind a mean, where there are some
+           'pairs', 'seconds', 'rows',                             # pairs seen at this step; of the whole cell
+           'corpus', 'date', 'command', 'versions', 'hardware',    # how it was made
+           'made',                                                 # at length, as JSON, in a cell's first row
+           'items')                                                # the scores behind a mean, where there are some
 
-_TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=lambda text: int(text) if text else nan)
+def _pairs(text): return int(text) if text else nan
+_TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=_pairs)
 
 _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
 _RECIPROCAL = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
@@ -58,10 +60,13 @@ def _git(folder, *words):
     return None if done.returncode else done.stdout
 
 @cache
-def code_version() -> dict: # commit ('none' outside of a repository), clean: whether all files but results are as committed
+def code_version() -> dict: # commit, 'none' outside of a repository; clean: whether all but results is as committed
     "Which version of the code this is."
-    if not (root := checkout()) or not (commit := _git(root, 'rev-parse', 'HEAD')): return dict(commit='none', clean=False)
-    return dict(commit=commit.strip(), clean=_git(root, 'status', '--porcelain', '--', '.', ':(exclude)data/results') == '')
+    root = checkout()
+    commit = root and _git(root, 'rev-parse', 'HEAD')
+    if not commit: return dict(commit='none', clean=False)
+    changed = _git(root, 'status', '--porcelain', '--', '.', ':(exclude)data/results')
+    return dict(commit=commit.strip(), clean=changed == '')
 
 def machine() -> dict: # instructions, blas
     "What multiplies here, beyond the processor's name that `provenance` gives."
@@ -73,7 +78,7 @@ def cell_rows(
     experiment: str, # its name
     arm: str, # what was run
     seed: int, # with which seed
-    found: list[dict], # what `run` returned: step, metric, value, and perhaps pairs; items, a list of arrays with a score for each query, one array for each part of a test; made, a dictionary of how (recipe, hashes)
+    found: list[dict], # what `run` returned: step, metric, value; perhaps pairs, items (for each part of a test an array of its queries' scores), made (a dictionary: recipe, hashes)
     seconds: float, # that it took
     corpus: str, # fingerprint
 ) -> list[dict]: # with all of COLUMNS
@@ -84,27 +89,30 @@ def cell_rows(
     how['hardware'] = ', '.join([how['hardware'], f'{torch.get_num_threads()} threads', *devices])
     for row in found: made |= row.get('made', {})
     rows = [dict(experiment=experiment, arm=arm, seed=seed, step=int(row['step']), metric=row['metric'],
-                 value=float(row['value']), pairs=row.get('pairs', ''), seconds=round(seconds, 3), rows=len(found), **how,
+                 value=float(row['value']), pairs=row.get('pairs', ''), seconds=round(seconds, 3),
+                 rows=len(found), **how,
                  made='' if i else json.dumps(made, ensure_ascii=False),
                  items='|'.join(map(_items, row.get('items', ())))) for i, row in enumerate(found)]
-    def line(name, value): return ' '.join(value.split()) if isinstance(value, str) and name != 'items' else value     # a row is one
-    return [{name: line(name, value) for name, value in row.items()} for row in rows]
+    def one_line(name, value): return ' '.join(value.split()) if isinstance(value, str) and name != 'items' else value
+    return [{name: one_line(name, value) for name, value in row.items()} for row in rows]
 
 # %% ../nbs/10_experiments.ipynb #3aaf5208
 def whole_cells(
     file: Path, # of an experiment; may be missing or empty
 ) -> tuple[list[dict], int]: # the rows of all whole cells; how many bytes of the file lead to the end of the last one
-    "Read what is finished, items only where they lie in this file. Raises ValueError when the file is none of ours."
+    "What is finished, items only where they lie in this file. Raises ValueError when the file is none of ours."
     text = file.read_bytes() if file.exists() else b''
     lines, whole, end, last = text[:text.rfind(b'\n') + 1].splitlines(keepends=True), [], 1, 1
     if not lines: return [], 0
     try:
         header, *rows = csv.reader(line.decode() for line in lines)
-        table = [{name: _TYPES.get(name, str)(value) for name, value in zip(header, row, strict=True)} for row in rows]
+        def typed(row): return {name: _TYPES.get(name, str)(value) for name, value in zip(header, row, strict=True)}
+        table = [typed(row) for row in rows]
         if tuple(header) != COLUMNS: raise ValueError(f"its columns are {', '.join(header)}")
     except ValueError as error:
-        raise ValueError(f'{file} is no file of an experiment ({error}); move it away, or choose another --out') from None
-    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):      # lines that stand together
+        advice = 'move it away, or choose another --out'
+        raise ValueError(f'{file} is no file of an experiment ({error}); {advice}') from None
+    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):     # that stand together
         cell = list(cell)
         end += len(cell)
         if len(cell) == cell[0]['rows']:
@@ -123,7 +131,8 @@ def lines_of(
     writer.writerows(rows)
     return text.getvalue().encode('utf-8', 'replace')
 
-def _key(row): return tuple(row[name] for name in ('arm', 'seed', 'step', 'metric', 'corpus'))   # which row it is
+_KEY = ('arm', 'seed', 'step', 'metric', 'corpus')   # which row of an experiment it is
+def _key(row): return tuple(row[name] for name in _KEY)
 
 def _packed(file):
     "Key of a row → its scores, an array for each part of a test: from the parquet file beside the CSV"
@@ -131,7 +140,8 @@ def _packed(file):
     from pyarrow import parquet
     table = parquet.read_table(beside)
     items = table['items'].combine_chunks()
-    outer, inner, flat = items.offsets.to_numpy(), items.values.offsets.to_numpy(), items.values.values.to_numpy()
+    outer, inner = items.offsets.to_numpy(), items.values.offsets.to_numpy()
+    flat = items.values.values.to_numpy()
     def parts(row): return [flat[inner[i]:inner[i + 1]] for i in range(outer[row], outer[row + 1])]
     return {_key(row): parts(i) for i, row in enumerate(table.drop_columns('items').to_pylist())}
 
@@ -144,20 +154,23 @@ def pack(
     import pyarrow as arrow
     from pyarrow import parquet
     scores = _packed(file) | {_key(row): _scores(row['items']) for row in rows if row['items']}
-    kept = [dict(row, items=[part.tolist() for part in scores[_key(row)]]) for row in rows if _key(row) in scores]
-    columns = {name: [row[name] for row in kept] for name in ('arm', 'seed', 'step', 'metric', 'corpus')}
-    columns['items'] = arrow.array([row['items'] for row in kept], arrow.list_(arrow.list_(arrow.float64())))
-    with written_aside(file.with_suffix('.parquet')) as aside: parquet.write_table(arrow.table(columns), aside, compression='zstd')
+    kept = [row for row in rows if _key(row) in scores]
+    columns = {name: [row[name] for row in kept] for name in _KEY}
+    items = [[part.tolist() for part in scores[_key(row)]] for row in kept]
+    columns['items'] = arrow.array(items, arrow.list_(arrow.list_(arrow.float64())))
+    with written_aside(file.with_suffix('.parquet')) as aside:
+        parquet.write_table(arrow.table(columns), aside, compression='zstd')
     bare = [dict(row, items='', pairs='' if row['pairs'] != row['pairs'] else row['pairs']) for row in rows]
     with written_aside(file) as aside: aside.write_bytes(lines_of(bare, header=True))
 
 def experiment_rows(
     file: Path, # CSV of an experiment
-) -> 'pd.DataFrame': # COLUMNS; items: a list with an array of scores for each part of a test, empty where there are none
-    "All rows of whole cells, scores of single items included: the one way to read them. Raises ValueError when the file is none of ours."
+) -> 'pd.DataFrame': # COLUMNS; items: a list with an array of scores for each part of a test, or empty
+    "All rows of whole cells, with their items: the one way to read them. Raises ValueError when the file is none of ours."
     import pandas as pd
     (rows, _), packed = whole_cells(file), _packed(file)
-    return pd.DataFrame([dict(row, items=_scores(row['items']) or packed.get(_key(row), [])) for row in rows], columns=COLUMNS)
+    def items(row): return _scores(row['items']) or packed.get(_key(row), [])
+    return pd.DataFrame([dict(row, items=items(row)) for row in rows], columns=COLUMNS)
 
 # %% ../nbs/10_experiments.ipynb #4552efc2
 def _names(): return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__))
@@ -197,13 +210,15 @@ def planned(
 def check_prediction(
     study: ModuleType, # about to be recorded
 ):
-    "Raises ValueError when its prediction is not in the repository as it stands here: rows are evidence only when it came first."
-    code, root = Path(study.__file__).resolve(), checkout()
-    text = root/'nbs'/'experiments'/f'{code.stem}.ipynb' if root and study.__name__.startswith('gte_nb.') else code
+    "Raises ValueError when its prediction is not committed as it stands: rows are evidence only when it came first."
+    code, root, ours = Path(study.__file__).resolve(), checkout(), study.__name__.startswith('gte_nb.')
+    text = root/'nbs'/'experiments'/f'{code.stem}.ipynb' if root and ours else code
     if 'predict' not in text.read_text(encoding='utf-8').lower():
-        raise ValueError(f'{text} says nothing of a prediction; write down what is expected and commit it, then record')
-    for file in (text, code) if _git(code.parent, 'rev-parse') is not None else ():          # without a repository, rows say commit none
-        if not _git(file.parent, 'ls-files', '--', file.name) or _git(file.parent, 'diff', '--quiet', 'HEAD', '--', file.name) is None:
+        raise ValueError(f'{text} says nothing of a prediction; write down what is expected, commit it, then record')
+    if _git(code.parent, 'rev-parse') is None: return                            # no repository: rows say commit none
+    for file in (text, code):
+        known = _git(file.parent, 'ls-files', '--', file.name)
+        if not known or _git(file.parent, 'diff', '--quiet', 'HEAD', '--', file.name) is None:
             raise ValueError(f'{file} is not committed as it stands; commit prediction and code, then record: '
                              'rows must be younger than what they test')
 
@@ -262,7 +277,8 @@ def recorded_rows(
 ) -> 'pd.DataFrame': # COLUMNS, all of one corpus: the one that was recorded last
     "Rows of data/results. Raises FileNotFoundError when nothing is recorded."
     table = experiment_rows(data_folder()/'results'/f'{name}.csv')
-    if table.empty: raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} --record')
+    if table.empty:
+        raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} --record')
     return table[table['corpus'] == table['corpus'].iloc[-1]].reset_index(drop=True)
 
 @call_parse
@@ -306,15 +322,17 @@ def item_scores(
     rows: 'pd.DataFrame', # recorded
     arm: str, # one of the experiment's
     metric: str, # whose rows have items
-    part: int|tuple[int, ...]|None = None, # of the test, counted from 0, or several; None: all of them, each with the same weight
+    part: int|tuple[int, ...]|None = None, # of the test, from 0, or several; None: all, each with the same weight
 ) -> 'pd.DataFrame': # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
     import pandas as pd
     found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
     if found.empty or not len(found.iloc[0]):
-        raise ValueError(f'{arm} has no items of {metric}; the arms are {", ".join(dict.fromkeys(rows["arm"]))}')
+        arms = ', '.join(dict.fromkeys(rows['arm']))
+        raise ValueError(f'{arm} has no items of {metric}; the arms are {arms}')
     chosen = range(len(found.iloc[0])) if part is None else np.atleast_1d(part)
-    return pd.DataFrame(joined({i: np.stack([parts[i] for parts in found]) for i in chosen}), index=found.index)
+    tasks = {i: np.stack([parts[i] for parts in found]) for i in chosen}
+    return pd.DataFrame(joined(tasks), index=found.index)
 
 def joined(
     tasks: dict[str, np.ndarray], # task → (seeds, its items)
@@ -334,7 +352,8 @@ def compare(
     def scores(arm):
         if isinstance(arm, str): return item_scores(rows, arm, metric, part)
         a, b = map(scores, arm)
-        if not len(seeds := a.index.intersection(b.index)): raise ValueError(f'{arm[0]} and {arm[1]} have no seed in common')
+        seeds = a.index.intersection(b.index)
+        if not len(seeds): raise ValueError(f'{arm[0]} and {arm[1]} have no seed in common')
         return a.loc[seeds] - b.loc[seeds]
     return scores((ours, theirs)).to_numpy()
 
@@ -347,7 +366,8 @@ def by_task(
     chosen: tuple[str, ...]|None = None, # some of them; None: all
 ) -> dict[str, np.ndarray]: # task → (seeds, its queries) ours − theirs
     "The same, task by task."
-    return {task: compare(rows, ours, theirs, metric, part) for part, task in enumerate(tasks) if chosen is None or task in chosen}
+    wanted = {task: part for part, task in enumerate(tasks) if chosen is None or task in chosen}
+    return {task: compare(rows, ours, theirs, metric, part) for task, part in wanted.items()}
 
 # %% ../nbs/10_experiments.ipynb #a1e00002
 @dataclass(frozen=True)
@@ -388,7 +408,7 @@ class Estimate:
 def two_way(
     values: np.ndarray, # (seeds, items) or (items,): differences, or scores
 ) -> Estimate: # of their mean
-    "Seeds and items both a sample: two-way analysis of variance, Satterthwaite (1946). With one seed, the items alone."
+    "Seeds and items are samples: two-way analysis of variance, Satterthwaite (1946). With one seed, items alone."
     values = np.atleast_2d(np.asarray(values, float))
     s, q = values.shape
     mean, by_seed, by_item = values.mean(), values.mean(1), values.mean(0)
@@ -396,7 +416,7 @@ def two_way(
     freedom = np.array([s - 1, q - 1, (s - 1)*(q - 1)])
     rest = values - by_seed[:, None] - by_item + mean
     squares = np.array([q * by_seed.var(ddof=1), s * by_item.var(ddof=1), (rest**2).sum() / freedom[2]])
-    there = squares[:2] > squares[2]                                     # a variance that is estimated below 0 is taken as 0
+    there = squares[:2] > squares[2]                           # a variance that is estimated below 0 is taken as 0
     weighted = np.array([*there, 1 - there.sum()]) * squares
     satterthwaite = weighted.sum()**2 / max((weighted**2 / freedom).sum(), 1e-300)
     return Estimate(float(mean), float((weighted.sum() / (s*q))**0.5), float(max(1, satterthwaite)), s)
@@ -418,7 +438,7 @@ def together(
 def holm(
     p: np.ndarray, # (m,) p-values
 ) -> np.ndarray: # (m,) p-values that may be compared with 0.05 all together
-    "Corrected for being several (Holm 1979), for decisions. It gives no intervals; those of `together` hold together."
+    "Corrected for being several (Holm 1979), for decisions. Intervals that hold together are those of `together`."
     order = np.argsort(p)
     corrected = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
     return np.minimum(corrected, 1)[np.argsort(order)]
@@ -448,7 +468,7 @@ def published_gain(
 
 @cache
 def clusters() -> dict[str, tuple]: # task → which cluster each of its items belongs to
-    "Packages of functions, headwords of senses, articles of sections, as `cluster_rows` of chapter 10a gives them."
+    "Packages of functions, headwords of senses, articles: what `cluster_rows` of chapter 10a has recorded."
     file = data_folder()/'results'/'clusters.csv'
     if not file.exists(): return {}
     with open(file, encoding='utf-8', newline='') as text:
@@ -486,8 +506,8 @@ class Judgement:
     @property
     def direction(self) -> float: # p-value, two-sided
         "Chance of a verdict that a claim holds, or does not, where there is no difference."
-        above = max(estimate.p() for estimate in self.estimates)                       # all parts: no correction
-        below = min(estimate.p(above=False) for estimate in self.estimates)            # any part: Bonferroni
+        above = max(estimate.p() for estimate in self.estimates)                      # all parts: no correction
+        below = min(estimate.p(above=False) for estimate in self.estimates)           # any part: Bonferroni
         return min(1., 2*above, 2*len(self.estimates)*below)
 
     @property
@@ -499,7 +519,7 @@ class Judgement:
     @property
     def verdict(self) -> str: # holds, does not hold, equivalent within ±x, cannot tell
         "What can be said at our scale."
-        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'        # over queries alone
+        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'      # over queries alone
         if self.direction < 0.05:
             return 'holds' if min(estimate.mean for estimate in self.estimates) > 0 else 'does not hold'
         return f'equivalent within ±{100*MARGIN:g}' if self.within < 0.05 else 'cannot tell'
@@ -515,7 +535,8 @@ class Judgement:
     ) -> str: # of Markdown
         "The verdict, and what qualifies it."
         if self.verdict == 'cannot tell':
-            return self.verdict + f' (sees {100*self.smallest:.1f})'*(min(one.seeds for one in self.estimates) > 2)
+            enough = min(estimate.seeds for estimate in self.estimates) > 2
+            return self.verdict + f' (sees {100*self.smallest:.1f})'*enough
         small = f', by less than {100*MARGIN:g}'*(self.within < 0.05 and 'hold' in self.verdict)
         return (f'**{self.verdict}**' if stands else self.verdict) + small
 
@@ -523,7 +544,7 @@ class Judgement:
 class Claim:
     "A sentence, and what must be above 0 if it is true here."
     paper: str # what is said
-    parts: dict # comparison → paired differences of scores between 0 and 1: task → (seeds, items), or (seeds, items); or two estimates, of these tasks and of others
+    parts: dict # comparison → paired differences of scores: task → (seeds, items), or (seeds, items); or two estimates
     published: str = '' # the paper's own difference, where it gives one
     added: bool = False # whether we say it, and not the paper
     untested: str = '' # why the figures do not test the sentence, where they do not
@@ -569,7 +590,8 @@ class Claim:
         "The claim, its verdicts and its figures."
         single = any(isinstance(part, dict) and len(part) == 1 for part in self.parts.values())
         verdict = f'not tested ({self.untested})' if self.untested else Judgement([*self.own.values()]).said()
-        said = [f'**{self.paper}: {verdict}**.', f"{self.measured} points, {self.seeds} seed{'s'*(self.seeds != '1')}."]
+        plural = 's'*(self.seeds != '1')
+        said = [f'**{self.paper}: {verdict}**.', f'{self.measured} points, {self.seeds} seed{plural}.']
         if self.other:
             where = 'packages or headwords' if single else 'tasks'
             verdict = '' if self.untested else Judgement([*self.other.values()]).said() + ', '
@@ -600,19 +622,21 @@ def claim_table(
     claims: list[tuple[str, Claim]], # (experiment, claim)
 ) -> list[str]: # lines of Markdown; the last counts the verdicts
     "A line for each claim."
-    def judged(estimates, claim): return Judgement([*estimates.values()]) if estimates and not claim.untested else None
+    def judged(found, claim): return Judgement([*found.values()]) if found and not claim.untested else None
     def words(judgements): # the verdicts that are there, those in bold that stand together
         there = [one for one in judgements if one]
         bold = iter(standing(there) if there else ())
         return [one.said(next(bold)) if one else '' for one in judgements]
     own = words([judged(claim.own, claim) for _, claim in claims])
     other = words([judged(claim.other, claim) for _, claim in claims])
-    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds', 'on these tasks', 'on other tasks', 'experiment')
+    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds', 'on these tasks', 'on other tasks',
+               'experiment')
     lines = [f"| {' | '.join(columns)} |", '|---'*len(columns) + '|']
     for (name, claim), here, there in zip(claims, own, other):
         here = here or f'not tested: {claim.untested}'
         there = f'{claim.elsewhere}: {there}' if there else claim.elsewhere or '–'
-        cells = claim.paper, claim.published or '–', claim.measured, claim.seeds, here, there, f'[{name}](experiments/{name}.ipynb)'
+        link = f'[{name}](experiments/{name}.ipynb)'
+        cells = claim.paper, claim.published or '–', claim.measured, claim.seeds, here, there, link
         lines.append(f"| {' | '.join(cells)} |")
     kinds = dict.fromkeys(sorted(claim.verdict for _, claim in claims))
     def count(kind):
@@ -621,16 +645,16 @@ def claim_table(
     return [*lines, '', f"{len(claims)} lines: {', '.join(map(count, kinds))}."]
 
 def scoreboard() -> 'Markdown': # of IPython
-    "What the paper says, and what we add: one line per claim of every experiment, computed from data/results."
+    "What the paper says, and what we add: a line per claim of every experiment, computed from data/results."
     from IPython.display import Markdown
     every = all_claims()
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
-    notes = ['*On these tasks*: other seeds, and other queries of the same tasks.',
-             '*On other tasks*: tasks drawn at random like these; where there is one task, other packages of it.',
-             'An interval is 95% for itself; a verdict in bold stands with 5% for any wrong one in its column and table (Holm).',
-             f'*Equivalent*: inside of ±{100*MARGIN:g}, fixed before.',
-             '*Sees x*: a true difference of x would have been told from 0 in 80 of 100 cases.']
-    return Markdown('\n'.join([*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', ' '.join(notes)]))
+    notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn at random
+like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in bold stands with 5%
+for any wrong one in its column and table (Holm). *Equivalent*: inside of ±{100*MARGIN:g}, fixed before. *Sees x*: a true
+difference of x would have been told from 0 in 80 of 100 cases."""
+    lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes.splitlines()]
+    return Markdown('\n'.join(lines))
 
 # %% ../nbs/10_experiments.ipynb #a2e00002
 def draw_differences(
@@ -643,7 +667,8 @@ def draw_differences(
     axis = figure.subplots()
     for place, (mean, low, high) in enumerate(found.values()):
         colour = '#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999'
-        axis.errorbar(100*mean, place, xerr=[[100*(mean - low)], [100*(high - mean)]], fmt='o', ms=5, capsize=3, color=colour)
+        ends = [[100*(mean - low)], [100*(high - mean)]]
+        axis.errorbar(100*mean, place, xerr=ends, fmt='o', ms=5, capsize=3, color=colour)
     axis.axvline(0, color='black', lw=0.8)
     axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel=unit)
     axis.set_yticklabels(found)
@@ -670,7 +695,8 @@ def draw_against(
 ):
     "A line of paired differences from a base, which has no interval of its own."
     mean, low, high = 100*np.array(list(found.values())).T
-    axis.errorbar(list(found), mean, yerr=[mean - low, high - mean], fmt='o-', ms=4, capsize=3, color=colour, label=label)
+    ends = [mean - low, high - mean]
+    axis.errorbar(list(found), mean, yerr=ends, fmt='o-', ms=4, capsize=3, color=colour, label=label)
     axis.axhline(0, color='black', lw=0.8); axis.grid(axis='y', color='#eeeeee'); axis.set_axisbelow(True)
     if level is None: return
     scores = axis.secondary_yaxis('right', functions=(lambda d: d + 100*level, lambda s: s - 100*level))
@@ -679,15 +705,16 @@ def draw_against(
 def arm_table(
     rows: 'pd.DataFrame', # recorded
     metric: str = 'unseen', # whose items are reciprocal ranks
-) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, seconds of one core (median)
-    "What each arm reached. Arms share seeds and queries: their intervals say nothing of their differences; `against` does."
+) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, median seconds of one core
+    "What each arm reached. Arms share seeds and queries, so only `against` says how they differ."
     import pandas as pd
     lines = {}
     for arm, found in rows.groupby('arm', sort=False):
         first, middle = found[found['metric'] == metric].iloc[0], found.groupby('metric')['value'].median()
         mean, low, high = interval(item_scores(found, arm, metric).to_numpy())
-        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high, 'rate': middle['rate'],
-                      'steps': first['step'], 'pairs': int(first['pairs']), 'seconds': middle['core_seconds']}
+        lines[arm] = {'seeds': found['seed'].nunique(), 'MRR@10': mean, 'low': low, 'high': high,
+                      'rate': middle['rate'], 'steps': first['step'], 'pairs': int(first['pairs']),
+                      'seconds': middle['core_seconds']}
     return pd.DataFrame.from_dict(lines, orient='index').rename_axis('arm')
 
 def costs(

@@ -49,8 +49,11 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train without a source, look at every domain."
     if arm == 'similarity': return [dict(step=0, metric=f'{source} → {domain}', value=round(value, 4)) for (source, domain), value in similarities(50 if tiny else 2_000).items()]
-    rate = BASE.learning_rate if tiny else best_rate(BASE)[0]
-    return cell(replace(BASE, sources=kept_sources(arm), learning_rate=rate), seed, exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
+    rate, tried = (BASE.learning_rate, {}) if tiny else best_rate(BASE)
+    recipe = replace(BASE, sources=kept_sources(arm), learning_rate=rate)
+    found = cell(recipe, seed, exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
+    found[0]['made'] |= dict(rates=tried)
+    return found
 
 # %% ../../nbs/experiments/leave_one_out.ipynb #4760d04e
 def contributions(

@@ -6,6 +6,7 @@
 __all__ = ['NEAR', 'ARMS', 'MOST', 'exams', 'overlap', 'near_rows', 'batches_without', 'run', 'by_overlap', 'over_bm25', 'claims']
 
 # %% ../../nbs/experiments/shortcuts.ipynb #5cdf82e0
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..corpus import kept, runs_folder
 from ..experiments import Claim, by_task, item_scores
 from ..gauges import held_out_pairs, mrr, ranks_from_scores, retrieval_gauge
 from ..gradient_cache import Batch
-from ..miniature import BASE, UNSEEN, average, fit, shrunk, start
+from ..miniature import BASE, UNSEEN, average, fit, model_hash, shrunk, start
 from ..mining import mine
 from ..negatives import BM25, code_words
 from ..sampler import MixtureSampler
@@ -75,7 +76,7 @@ def run(
     arm: str, # one of ARMS
     seed: int, # of vectors and batches
     tiny: bool = False, # for tests
-) -> list[dict]: # step, metric, value, items: scores of the queries; of the arm overlap, how much each shares with its document
+) -> list[dict]: # step, metric, value, made, items: scores of the queries; of the arm overlap, how much each shares with its document
     "Train on what is left, look at every query."
     rows, recipe, seen = 20 if tiny else 300, shrunk(BASE) if tiny else BASE, 0
     def scores(table):
@@ -88,7 +89,9 @@ def run(
         what = 'near' if 'near' in arm else 'others' if 'others' in arm else ''
         seen = int(fit(embedder, recipe, seed, batches_without(what, rows))[0]['pairs'].sum())
     found = {metric: [scores(table) for table in tables] for metric, tables in exams(rows).items()}
-    return [dict(step=recipe.steps if seen else 0, metric=metric, value=round(average(items), 6), pairs=seen, items=items) for metric, items in found.items()]
+    made = {} if arm in ('overlap', 'bm25') else dict(recipe=asdict(recipe), model=model_hash(embedder))
+    def row(metric, items): return dict(step=recipe.steps if seen else 0, metric=metric, value=round(average(items), 6), pairs=seen, items=items, made=made)
+    return [row(metric, items) for metric, items in found.items()]
 
 # %% ../../nbs/experiments/shortcuts.ipynb #c2050ede
 def by_overlap(
