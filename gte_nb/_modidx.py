@@ -669,7 +669,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.stages.held_back': ('stages.html#held_back', 'gte_nb/stages.py'),
                                'gte_nb.stages.hub_folder': ('stages.html#hub_folder', 'gte_nb/stages.py'),
                                'gte_nb.stages.inverse_document_frequency': ('stages.html#inverse_document_frequency', 'gte_nb/stages.py'),
-                               'gte_nb.stages.known_positives': ('stages.html#known_positives', 'gte_nb/stages.py'),
                                'gte_nb.stages.negative_ids': ('stages.html#negative_ids', 'gte_nb/stages.py'),
                                'gte_nb.stages.pair_batches': ('stages.html#pair_batches', 'gte_nb/stages.py'),
                                'gte_nb.stages.random_negatives': ('stages.html#random_negatives', 'gte_nb/stages.py'),

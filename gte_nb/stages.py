@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRIPLES', 'RECIPES', 'MINED', 'HOW', 'Recipe', 'inverse_document_frequency', 'chosen_sources', 'source_tables',
-           'start_embedder', 'hub_folder', 'row_name', 'pair_batches', 'known_positives', 'siblings',
-           'random_negatives', 'negative_ids', 'triple_batches', 'remarks', 'run_stage', 'gauge_sources', 'held_back',
-           'gte_pretrain', 'gte_finetune']
+           'start_embedder', 'hub_folder', 'row_name', 'pair_batches', 'siblings', 'random_negatives', 'negative_ids',
+           'triple_batches', 'remarks', 'run_stage', 'gauge_sources', 'held_back', 'gte_pretrain', 'gte_finetune']
 
 # %% ../nbs/08_stages.ipynb #773cfd8f
 import sys
@@ -22,11 +21,11 @@ from fastcore.docments import docments
 
 from .cleaning import sorted_unique
 from .checkpoints import writable
-from .corpus import Corpus, cache_folder, complain, normalise, runs_folder
+from .corpus import Corpus, cache_folder, complain, from_files, normalise, runs_folder
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash
 from .encoder import StaticEncoder
 from .mining import mine, open_corpus
-from .negatives import mine_hard_negatives
+from .negatives import known_links, mine_hard_negatives
 from .sampler import MixtureSampler
 from .sharing import weights_hash, write_card
 from .gauges import held_out_gauges, signatures
@@ -196,33 +195,21 @@ def pair_batches(
     return batch_at
 
 # %% ../nbs/08_stages.ipynb #a390f70e
-def known_positives(
-    pairs: 'pd.DataFrame', # query, document
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]: # (rows, other rows) → whether the document of the other is right for the query of the row
-    "What is known to be right, capitals and punctuation apart: the documents of equal queries, read in both directions, and the query itself."
-    import pandas as pd
-    keys, words = pd.factorize(pd.concat([pairs['query'], pairs['document']]).map(normalise))
-    query, document = np.split(keys, 2)
-    known = np.unique(np.concatenate([query*len(words) + document, document*len(words) + query, query*len(words) + query]))
-    def right(rows, others):
-        codes = query[rows]*len(words) + document[others]
-        return known[np.minimum(np.searchsorted(known, codes), len(known) - 1)] == codes
-    return right
-
 def siblings(
     pairs: 'pd.DataFrame', # query, document, module
     seed: int = 0, # of the draw
 ) -> np.ndarray: # (n,) another row of the same module, whose document is not known to be right for the query; -1 where there is none
     "A random neighbour for each row."
-    other, rng = np.full(len(pairs), -1), np.random.default_rng(seed)
-    modules = pairs.groupby('module').indices
+    import pandas as pd
+    other, rng, modules = np.full(len(pairs), -1), np.random.default_rng(seed), pairs.groupby('module').indices
     for rows in modules.values():
         if len(rows) > 1: other[rows] = rows[(np.arange(len(rows)) + rng.integers(1, len(rows), size=len(rows))) % len(rows)]
-    drawn, right = np.flatnonzero(other >= 0), known_positives(pairs)
-    wrong = pairs.assign(row=np.arange(len(pairs))).iloc[drawn[right(drawn, other[drawn])]]
-    for (module, _), rows in wrong.groupby(['module', wrong['query'].map(normalise)])['row']:
+    query, document = np.split(pd.factorize(pd.concat([pairs['query'], pairs['document']]).map(normalise))[0], 2)
+    right, drawn = known_links(query, document), np.flatnonzero(other >= 0)
+    wrong = drawn[right(query[drawn], document[other[drawn]])]
+    for (module, _), rows in pairs.assign(row=range(len(pairs))).iloc[wrong].groupby(['module', query[wrong]])['row']:
         choice = modules[module]
-        choice = choice[~right(rows.iloc[0], choice)]
+        choice = choice[~right(query[rows.iloc[:1]], document[choice])]
         other[rows] = rng.choice(choice, len(rows)) if len(choice) else -1
     return other
 
@@ -363,6 +350,7 @@ def _arguments(stage, argv):
     parser.add_argument('--init', default=None, help='folder of the model to start from; default: the recipe\'s own start' + ', which is stage 2 alone'*(stage == 2))
     parser.add_argument('--seed', type=int, default=0, help='of everything random')
     parser.add_argument('--corpus', nargs='+', action='extend', default=None, metavar='PATH', help='folder of a mined corpus, or files of your own rows; default: the project\'s own')
+    parser.add_argument('--quoting', choices=('csv', 'none'), default='csv', help='in .csv and .tsv files: csv: the mark " encloses fields; none: it is a plain character')
     parser.add_argument('--timeout', type=float, default=TIMEOUT, help=f'seconds that several processes wait for each other within a step; default: {TIMEOUT:.0f}')
     how = parser.add_argument_group('how it is computed and shown')
     for name, (kind, text) in HOW.items(): how.add_argument(f'--{name}', type=kind, help=text)
@@ -375,7 +363,7 @@ def _arguments(stage, argv):
         if field.type is bool: changed.add_argument(f'--no-{field.name}', *['--uncleaned']*(field.name == 'clean'), dest=field.name, action='store_false', help=f'not: {_comments()[field.name]}')
         else: changed.add_argument(f'--{field.name}', type=words if several else field.type, help=_comments()[field.name] + ', separated by commas'*bool(several))
     given = vars(parser.parse_args(argv))
-    ours = {name: given.pop(name, None) for name in ('recipe', 'out', 'init', 'seed', 'corpus', 'timeout')}
+    ours = {name: given.pop(name, None) for name in ('recipe', 'out', 'init', 'seed', 'corpus', 'quoting', 'timeout')}
     changes = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
     return ours, changes, given
 
@@ -386,7 +374,8 @@ def _run_command(stage, ours, changes, how):
     recipe = replace(RECIPES[name][stage-1], **changes)
     def say(*sentences):
         if processes().is_main_process and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
-    with losses_said(), first_process_first(): corpus = open_corpus(ours['corpus'])
+    with losses_said(), first_process_first():
+        corpus = from_files(ours['corpus'], quoting='none') if ours['quoting'] == 'none' and ours['corpus'] else open_corpus(ours['corpus'])
     if 'sources' not in changes and not set(recipe.sources) & set(corpus.manifest['rows']): recipe = replace(recipe, sources=())
     recipe, out = chosen_sources(corpus, recipe), out or runs_folder()/name/f'stage{stage}'
     gauges, expects, held = _watched(corpus, recipe, RECIPES[name][0], how.get('gauge_every'))

@@ -1,5 +1,5 @@
 "Runs in forks of this process, which has imported everything and computed nothing: a start costs milliseconds instead of seconds."
-import json, os, resource, signal, sys, tempfile, time, traceback
+import json, os, resource, signal, sys, time, traceback
 
 import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet, torch._dynamo, torch.distributed.fsdp   # what runs import on their way
 import gte_nb.stages
@@ -9,13 +9,14 @@ from gte_nb.sampler import MixtureSampler
 class Run:
     "A function in a process of its own."
     def __init__(self, work, *arguments, files=None, handles=None, dies_at=None, slow=0., **environment):
-        self.log = tempfile.TemporaryFile('w+', encoding='utf-8')
+        self.output, written = os.pipe()                                  # no file: its size may be limited
         sys.stdout.flush(); sys.stderr.flush()
         self.process = os.fork()
-        if self.process: return
+        if self.process: return os.close(written)
         status = 1
         try:
-            for number in (1, 2): os.dup2(self.log.fileno(), number)
+            for number in (1, 2): os.dup2(written, number)
+            os.close(written)
             sys.stdout = sys.stderr = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)
             os.environ.update({name: str(value) for name, value in environment.items()})
             if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))        # bytes of a file: fails in the middle of a write, as a full disk does
@@ -32,9 +33,8 @@ class Run:
     def kill(self, number=signal.SIGKILL): os.kill(self.process, number)
 
     def wait(self): # exit status, or minus a signal's number; what was printed
-        status = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
-        self.log.seek(0)
-        return status, self.log.read()
+        with open(self.output, encoding='utf-8', errors='replace') as output: text = output.read()
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), text
 
     def until(self, condition, seconds=60):
         "Wait for something that the run does."

@@ -1,11 +1,12 @@
 "Runs and data at the edge: each case ends in a sentence or goes on, and nothing that was finished is lost."
 import json, os, shutil, signal
+from dataclasses import replace
 from pathlib import Path
 
 import gte_nb.stages, numpy as np, pandas, pytest, torch
 from forked import ROWS, Place, Run, done, finetune, pretrain, refused, write
 from gte_nb.checkpoints import checkpoint_steps
-from gte_nb.corpus import complain
+from gte_nb.corpus import complain, from_files
 from gte_nb.embedder import Embedder, train_tokenizer
 from gte_nb.encoder import StaticEncoder
 from gte_nb.gradient_cache import Batch
@@ -56,8 +57,12 @@ def test_few_file_handles(place, undisturbed):
 
 # full disks
 
-@pytest.mark.parametrize('bytes_, what', [(500, 'make room (the cache is in'), (3_000, 'the vocabulary cannot be written to'), (8_000, 'the checkpoint of step')])
-def test_a_disk_that_is_full(place, undisturbed, bytes_, what):
+@pytest.mark.parametrize('bytes_, missing, what', [(500, 'corpus', 'make room (the cache is in'), (500, 'tokenizers', 'the vocabulary cannot be written to'),
+                                                  (100, 'tokens', 'make room (the cache is in'), (8_000, 'tokens', 'the checkpoint of step')])
+def test_a_disk_that_is_full(place, undisturbed, bytes_, missing, what):
+    done(place.start())
+    shutil.rmtree(place.out)
+    shutil.rmtree(place.cache/missing)                                     # what has to be written again
     said = refused(place.start(files=bytes_))
     assert what in said and 'File too large' in said and 'make room' in said, said
     done(place.start())
@@ -286,3 +291,32 @@ def test_other_draws_stay_as_they_are():
         rng, plain = np.random.default_rng(seed), np.full(30, -1)
         for rows in pairs.groupby('module').indices.values(): plain[rows] = rows[(np.arange(10) + rng.integers(1, 10, size=10)) % 10]
         assert (other == plain).all()
+
+# several negatives of a row
+
+def test_all_negatives_of_a_row_are_trained_on(place):
+    "Rows bring none, one or three; a batch has as many places as its richest row."
+    def look():
+        rows = [dict(row, **{f'negative_{k + 1}': f'wrong {k} of {i}' for k in range(i % 4 if i % 4 != 2 else 1)}) for i, row in enumerate(ROWS)]
+        corpus = from_files(write(place.rows, rows), place.folder/'corpus')
+        embedder = Embedder(StaticEncoder(400, 16), train_tokenizer([*TEXTS, *(f'wrong {k} of {i}' for k in range(3) for i in range(32))], 400, special_tokens=False), 64)
+        recipe = replace(gte_nb.stages.RECIPES['laptop-scratch'][1], sources=('rows',), batch_size=4)
+        batch_at = gte_nb.stages.triple_batches(embedder, corpus, recipe)
+        for step in range(8):
+            batch = batch_at(step)
+            k = len(batch.negatives) // 4
+            for place_, query in enumerate(batch.queries):
+                row = [row['query'] for row in ROWS].index(embedder.tokenizer.decode(query.tolist()))
+                own = [embedder.tokenizer.decode(ids.tolist()) for ids in batch.negatives[place_*k:(place_ + 1)*k] if len(ids)]
+                assert own == [value for name, value in rows[row].items() if name.startswith('negative')]
+                assert batch.name(place_) == f'row {row + 1} of rows.jsonl'
+    done(Run(look, GTE_NB_CACHE=place.cache))
+    done(place.start('--batch_size', 4, stage=finetune))
+
+def test_quotation_marks_as_plain_characters(place):
+    "A file that is refused with marks that swallow rows is read without."
+    place.rows = place.folder/'rows.tsv'
+    place.rows.write_text('query\tdocument\n' + ''.join(f"{row['query']}\t{chr(34) if i == 3 else ''}{row['document']}\n" for i, row in enumerate(ROWS)))
+    assert "quoting='none'" in refused(place.start())
+    done(place.start('--quoting', 'none'))
+    assert finished_run(place.out)['pairs'] == 12*8
