@@ -2,6 +2,8 @@
 import json, os, shutil, sys, warnings
 from types import SimpleNamespace
 
+os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,8 +21,6 @@ from gte_nb.mining import open_corpus
 from gte_nb.scores import gte_evaluate, load_model
 from gte_nb.sharing import model_hash
 from gte_nb.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
-
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 def refused(function, says, error=ValueError):
     "`function` raises one sentence that holds `says`."

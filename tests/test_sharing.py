@@ -1,6 +1,8 @@
 """Sharing: what names a model, what is refused before an upload, what cards say, who reads the ONNX file."""
 import json, os, shutil
 
+os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,6 @@ from gte_nb.folders import Dense, Settings
 from gte_nb.sharing import (_snippets, export_onnx, gte_share, hub_folder, licences, model_card, model_files,
                             model_hash, training_history, weights_hash, write_card)
 
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
 TEXTS = ['Read a CSV file', 'def read_csv(path):\n    return 1', '', '?', '  spaces\tand\nlines  ',
          'naïve café, Größe 日本語 😀', 'word '*99, 'READ [MASK] readCsv']
 
