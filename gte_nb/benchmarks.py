@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .corpus import data_folder, evaluation_folder, progress_bar, written_aside
+from .documented import documented
 from .embedder import Embedder
 from .evaluation import compare, similarity_name, vectors
 from .tasks import local_tasks
@@ -287,3 +288,6 @@ def proof(
         values = task.measure(model)[_SCORES[task.type][1]]
         rows.append({'model': name, 'task': result['task'], 'metric': result['metric'], 'published': known, 'mteb': 100*result['score'], 'chapter 09': 100*values.mean(), 'difference': 100*result['score'] - known, 'n': len(values)})
     return pd.DataFrame(rows)
+
+# %% ../nbs/09c_benchmarks.ipynb #6478809c
+documented(globals())

@@ -23,6 +23,7 @@ from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from .corpus import LONE_SURROGATE, progress_bar
+from .documented import documented
 from .encoder import Encoder, StaticEncoder, UnsupportedModel
 from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
 
@@ -460,3 +461,6 @@ def token_table(
             sync(folder.parent)
         finally: shutil.rmtree(aside, ignore_errors=True)
     return TokenTable.open(folder)
+
+# %% ../nbs/05_embedder.ipynb #f3f7975b
+documented(globals())

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .corpus import written_aside
+from .documented import documented
 
 class UnsupportedModel(ValueError): "A sound model that another library computes, and this one does not."
 
@@ -474,3 +475,6 @@ def save_pretrained(
     dtype = str(self.embeddings.LayerNorm.weight.dtype).removeprefix('torch.')
     config = dict(architectures=['BertModel'], model_type='bert', dtype=dtype, **asdict(self.config))
     (folder/'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+
+# %% ../nbs/03_encoder.ipynb #512708eb
+documented(globals())

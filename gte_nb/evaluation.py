@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from .corpus import results_folder
+from .documented import documented
 from .embedder import Embedder
 from .gauges import mrr, ranks_from_scores
 from .negatives import BM25, code_words
@@ -427,3 +428,6 @@ def append_results(
     "Append rows to data/results/`name`.csv. Raises ValueError outside of a checkout."
     file = results_folder()/f'{name}.csv'
     pd.DataFrame(rows).to_csv(file, mode='a', header=not file.exists(), index=False)
+
+# %% ../nbs/09_evaluation.ipynb #c2e8e0c2
+documented(globals())

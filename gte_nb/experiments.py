@@ -26,6 +26,7 @@ from fastcore.script import call_parse
 
 from .corpus import (checkout, complain, data_folder, new_figure, results_folder, runs_folder,
                            written_aside)
+from .documented import documented
 from .sharing import provenance
 from .mining import mine
 
@@ -373,7 +374,7 @@ def by_task(
 @dataclass(frozen=True)
 class Estimate:
     "A mean, and how sure it is."
-    mean: float
+    mean: float # the estimate, in the units of the scores
     error: float # standard error
     freedom: float # degrees of freedom of the t distribution that the interval is taken from
     seeds: int = 1 # that it rests on
@@ -501,7 +502,7 @@ def _other(part):
 @dataclass
 class Judgement:
     "What estimates that must all be above 0 say."
-    estimates: list[Estimate]
+    estimates: list[Estimate] # one for each part of the claim
 
     @property
     def direction(self) -> float: # p-value, two-sided
@@ -733,3 +734,6 @@ def costs(
     made = '; '.join(' and '.join(sorted(rows[column].unique())) for column in ('versions', 'hardware'))
     return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` wrote these rows: {len(cells)} of {sum(plan.values())} planned cells, the choice of learning rates included.{left}', '', *lines, '',
         f"Made from {rows['date'].min()} to {rows['date'].max()} with {made}."]))
+
+# %% ../nbs/10_experiments.ipynb #4f1f4b44
+documented(globals())

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
+from .documented import documented
 from .encoder import UnsupportedModel, check_floats, mean_pool, read_weights, write_weights
 
 # %% ../nbs/03a_folders.ipynb #fa030007
@@ -470,3 +471,6 @@ def _write_transformer(write, hidden_size, tokenizer, max_length, settings):
     if tokenizer.encode_special_tokens: said['split_special_tokens'] = True
     write('tokenizer_config.json', said | tokens)
     write('special_tokens_map.json', tokens)
+
+# %% ../nbs/03a_folders.ipynb #67ae1d10
+documented(globals())

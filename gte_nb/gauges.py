@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from .checkpoints import load_checkpoint
 from .corpus import Corpus, normalise
+from .documented import documented
 from .embedder import Embedder
 from .training import LOG, draw_run
 
@@ -158,3 +159,6 @@ def signatures(
         verdict = 'risen' if last.low[name] > 0 else 'fallen' if last.high[name] < 0 else 'not changed beyond noise'
         found.append(f'Retrieval on held-out rows ({each([name])}) has {verdict} after {step} steps: {_interval(last.loc[name])}.')
     return found
+
+# %% ../nbs/06a_gauges.ipynb #674d9b2c
+documented(globals())

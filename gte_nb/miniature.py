@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from .corpus import cache_folder, kept, runs_folder
+from .documented import documented
 from .embedder import Embedder, token_table, tokenizer_hash
 from .encoder import StaticEncoder
 from .gauges import held_out_gauges, held_out_pairs
@@ -228,3 +229,6 @@ def cell_of(
     hashes = {metric: exam_hash(tuple(exam), rows=n) for metric, exam in exams.items() if not callable(exam)}
     rows[0]['made'] = dict(recipe=asdict(recipe), **(made or {}), model=model_hash(embedder), exams=hashes)
     return [dict(row, step=len(log), pairs=int(log['pairs'].sum())) for row in rows]
+
+# %% ../nbs/10a_miniature.ipynb #c970e6c1
+documented(globals())

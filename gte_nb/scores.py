@@ -21,6 +21,7 @@ from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .checkpoints import writable
 from .corpus import (Corpus, cache_folder, complain, data_folder, kept, progress_bar, results_folder,
                            runs_folder, squeeze)
+from .documented import documented
 from .embedder import Embedder, UnsupportedModel, minilm_folder
 from .evaluation import (Measurement, append_results, bootstrap, difference, measure, remembering,
                                summarise, tuned_bm25, unread, verdict, wordllama_model)
@@ -336,3 +337,6 @@ def zero_shot_claims() -> list[str]: # sentences
             better, worse = (found[:, 1] > 0).sum(), (found[:, 2] < 0).sum()
             said.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {len(domains)} domains, worse on {worse}, and cannot be told from it on {len(domains) - better - worse}; MRR@10 differs by {found[:, 0].mean():+.3f} on average.')
     return said
+
+# %% ../nbs/09d_scores.ipynb #e72fa920
+documented(globals())

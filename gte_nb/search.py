@@ -53,14 +53,14 @@ def index_texts(
     groups: list[str]|None = None, # n names, say of packages; a block holds texts of one; None: one for all
 ) -> np.ndarray: # (n, hidden) float16, unit length
     "Vectors of texts; only those of new blocks are computed. Raises ValueError when `folder` cannot be written."
-    if not folder: return embedder.encode(texts).astype(np.float16)
+    if not folder: return embedder.encode(texts, normalize=True).astype(np.float16)
     try: folder.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); set GTE_NB_CACHE to another folder') from None
     blocks = [texts[first:end] for first, end in _blocks([''] * len(texts) if groups is None else groups)]
     files = [folder/f"{hashlib.sha256(chr(31).join(block).encode()).hexdigest()[:16]}.npy" for block in blocks]
     new = {file: block for file, block in zip(files, blocks) if not file.exists()}
     if new: print(f'Indexing {sum(map(len, new.values())):,} of {len(texts):,} texts, once for this model', file=sys.stderr, flush=True)
-    stream, vectors = embedder.encode_stream([text for block in new.values() for text in block]), np.zeros((0, embedder.hidden_size), np.float16)
+    stream, vectors = embedder.encode_stream([text for block in new.values() for text in block], normalize=True), np.zeros((0, embedder.hidden_size), np.float16)
     for file, block in new.items():
         while len(vectors) < len(block): vectors = np.concatenate([vectors, next(stream).astype(np.float16)])
         with written_aside(file) as aside, open(aside, 'wb') as out: np.save(out, vectors[:len(block)])
@@ -89,7 +89,7 @@ def nearest(
     "The rows whose vectors are nearest to the query's. Raises ValueError for an empty query or `top` below 1."
     if not query.strip(): raise ValueError('the query is empty; say in a few words what you look for')
     if top < 1: raise ValueError(f'top is {top}; ask for at least 1 hit')
-    scores = vectors.astype(np.float32) @ embedder.encode([query])[0]
+    scores = vectors.astype(np.float32) @ embedder.encode([query], normalize=True)[0]
     best = np.argsort(-scores, kind='stable')[:top]
     shown = ['package', 'name', 'document'] if 'document' in table else ['module', 'name', 'signature', 'summary']
     return table.iloc[best][shown].assign(score=scores[best])[['score', *shown]].reset_index(drop=True)
@@ -102,13 +102,6 @@ def default_model() -> Path: # a folder for Embedder.load
     from gte_nb.embedder import minilm_folder
     finished = sorted(runs_folder().glob('*/stage2/training.json'), key=lambda file: file.stat().st_mtime)
     return finished[-1].parent if finished else minilm_folder()
-
-def _model_key(folder):
-    "A hash of the files that decide a model's vectors."
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in ('*.json', '*.txt', '*.model', '*.safetensors', '[0-9]*_*/**/*') for file in folder.glob(pattern) if file.is_file()):
-        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 def _documents(corpus):
     "Every distinct document of a corpus: package (or file), name, document."
@@ -133,10 +126,11 @@ def search(
 ) -> 'pd.DataFrame': # as `nearest` gives them
     "Functions or documents that fit a description. Raises ValueError or FileNotFoundError with one sentence for bad input."
     from gte_nb.embedder import Embedder                                    # torch: not before it is needed
+    from gte_nb.sharing import model_hash
     if not query.strip() or top < 1: return nearest(query, None, None, None, top)
     folder = Path(model or default_model())
     embedder = Embedder.load(folder)
-    kept = cache_folder()/'search'/f'{INDEX}-{_model_key(folder)}'
+    kept = cache_folder()/'search'/f'{INDEX}-{model_hash(folder)}'
     if corpus is not None and not isinstance(corpus, Corpus): corpus = open_corpus(corpus)
     if corpus is None or (corpus.folder/'functions.parquet').exists():
         table = _functions(corpus, packages)

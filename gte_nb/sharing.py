@@ -19,6 +19,7 @@ from fastcore.script import call_parse
 from tokenizers import Tokenizer
 
 from .corpus import Corpus, complain, registry, squeeze, written_aside
+from .documented import documented
 from .embedder import Embedder
 from .folders import pool, read_json, read_modules
 from .training import finished_run
@@ -529,3 +530,6 @@ def gte_share(
         if to: print(f'published: {publish(folder, to, not public)}')
         else: print(f"{sum(size for _, size in files):14,}  bytes in all. README.md begins:\n\n" + '\n'.join((Path(folder)/'README.md').read_text(encoding='utf-8').splitlines()[:25]) + f'\n…\n\nto publish: gte_share {folder} --to USER/NAME')
     except (ValueError, FileNotFoundError) as error: complain(error)
+
+# %% ../nbs/07a_sharing.ipynb #126191e7
+documented(globals())

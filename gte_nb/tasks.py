@@ -20,6 +20,7 @@ import pandas as pd
 
 from .cleaning import ALL, NAME_LEAK
 from .corpus import SPLITS, Corpus, evaluation_folder, normalise, squeeze
+from .documented import documented
 from .evaluation import STS, Classification, Clustering, PairClassification, Reranking, Retrieval
 from .languages import javascript_pairs, pod_pairs, unlike_training
 from .negatives import BM25
@@ -417,3 +418,6 @@ def find_tasks(
     tasks, left_out = _gather(chosen)
     if not tasks: raise ValueError(left_out[0] if left_out else f"no task is named; suites: {', '.join(SUITES)}")
     return tasks, notes + left_out
+
+# %% ../nbs/09b_tasks.ipynb #251181ec
+documented(globals())
