@@ -653,7 +653,8 @@ def scoreboard() -> 'Markdown': # of IPython
     notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
 at random like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in
 bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: inside of
-±{100*MARGIN:g}, fixed before. *Sees x*: a true difference of x would have been told from 0 in 80 of 100 cases."""
+±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would have been told from 0
+in 80 of 100 cases."""
     lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes.splitlines()]
     return Markdown('\n'.join(lines))
 
