@@ -32,10 +32,10 @@ from .mining import mine
 
 # %% ../nbs/10_experiments.ipynb #f9688b34
 COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the number
-           'pairs', 'seconds', 'rows',                             # pairs seen at this step; of the whole cell
+           'pairs', 'seconds', 'rows',                             # seen at this step; of the whole cell
            'corpus', 'date', 'command', 'versions', 'hardware',    # how it was made
            'made',                                                 # at length, as JSON, in a cell's first row
-           'items')                                                # the scores behind a mean, where there are some
+           'items')                                                # the scores behind a mean, if there are some
 
 def _pairs(text): return int(text) if text else nan
 _TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=_pairs)
@@ -61,7 +61,7 @@ def _git(folder, *words):
     return None if done.returncode else done.stdout
 
 @cache
-def code_version() -> dict: # commit, 'none' outside of a repository; clean: whether all but results is as committed
+def code_version() -> dict: # commit, or 'none'; clean: whether all but results is as committed
     "Which version of the code this is."
     root = checkout()
     commit = root and _git(root, 'rev-parse', 'HEAD')
@@ -94,26 +94,27 @@ def cell_rows(
                  rows=len(found), **how,
                  made='' if i else json.dumps(made, ensure_ascii=False),
                  items='|'.join(map(_items, row.get('items', ())))) for i, row in enumerate(found)]
-    def one_line(name, value): return ' '.join(value.split()) if isinstance(value, str) and name != 'items' else value
+    def one_line(name, value):
+        return ' '.join(value.split()) if isinstance(value, str) and name != 'items' else value
     return [{name: one_line(name, value) for name, value in row.items()} for row in rows]
 
 # %% ../nbs/10_experiments.ipynb #3aaf5208
 def whole_cells(
     file: Path, # of an experiment; may be missing or empty
 ) -> tuple[list[dict], int]: # the rows of all whole cells; how many bytes of the file lead to the end of the last one
-    "What is finished, items only where they lie in this file. Raises ValueError when the file is none of ours."
+    "What is finished; items where they lie in this file. Raises ValueError when the file is none of ours."
     text = file.read_bytes() if file.exists() else b''
     lines, whole, end, last = text[:text.rfind(b'\n') + 1].splitlines(keepends=True), [], 1, 1
     if not lines: return [], 0
     try:
         header, *rows = csv.reader(line.decode() for line in lines)
-        def typed(row): return {name: _TYPES.get(name, str)(value) for name, value in zip(header, row, strict=True)}
-        table = [typed(row) for row in rows]
+        cells = [zip(header, row, strict=True) for row in rows]
+        table = [{name: _TYPES.get(name, str)(value) for name, value in row} for row in cells]
         if tuple(header) != COLUMNS: raise ValueError(f"its columns are {', '.join(header)}")
     except ValueError as error:
         advice = 'move it away, or choose another --out'
         raise ValueError(f'{file} is no file of an experiment ({error}); {advice}') from None
-    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):     # that stand together
+    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):     # standing together
         cell = list(cell)
         end += len(cell)
         if len(cell) == cell[0]['rows']:
@@ -167,7 +168,7 @@ def pack(
 def experiment_rows(
     file: Path, # CSV of an experiment
 ) -> 'pd.DataFrame': # COLUMNS; items: a list with an array of scores for each part of a test, or empty
-    "All rows of whole cells, with their items: the one way to read them. Raises ValueError when the file is none of ours."
+    "All rows of whole cells, with items: the one way to read them. Raises ValueError when the file is none of ours."
     import pandas as pd
     (rows, _), packed = whole_cells(file), _packed(file)
     def items(row): return _scores(row['items']) or packed.get(_key(row), [])
@@ -409,7 +410,7 @@ class Estimate:
 def two_way(
     values: np.ndarray, # (seeds, items) or (items,): differences, or scores
 ) -> Estimate: # of their mean
-    "Seeds and items are samples: two-way analysis of variance, Satterthwaite (1946). With one seed, items alone."
+    "Seeds and items are samples: two-way analysis of variance (Satterthwaite 1946). With one seed, items alone."
     values = np.atleast_2d(np.asarray(values, float))
     s, q = values.shape
     mean, by_seed, by_item = values.mean(), values.mean(1), values.mean(0)
@@ -417,7 +418,7 @@ def two_way(
     freedom = np.array([s - 1, q - 1, (s - 1)*(q - 1)])
     rest = values - by_seed[:, None] - by_item + mean
     squares = np.array([q * by_seed.var(ddof=1), s * by_item.var(ddof=1), (rest**2).sum() / freedom[2]])
-    there = squares[:2] > squares[2]                           # a variance that is estimated below 0 is taken as 0
+    there = squares[:2] > squares[2]                        # a variance that is estimated below 0 is taken as 0
     weighted = np.array([*there, 1 - there.sum()]) * squares
     satterthwaite = weighted.sum()**2 / max((weighted**2 / freedom).sum(), 1e-300)
     return Estimate(float(mean), float((weighted.sum() / (s*q))**0.5), float(max(1, satterthwaite)), s)
@@ -439,7 +440,7 @@ def together(
 def holm(
     p: np.ndarray, # (m,) p-values
 ) -> np.ndarray: # (m,) p-values that may be compared with 0.05 all together
-    "Corrected for being several (Holm 1979), for decisions. Intervals that hold together are those of `together`."
+    "Corrected for being several (Holm 1979), for decisions. Intervals that hold together: `together`."
     order = np.argsort(p)
     corrected = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
     return np.minimum(corrected, 1)[np.argsort(order)]
@@ -507,8 +508,8 @@ class Judgement:
     @property
     def direction(self) -> float: # p-value, two-sided
         "Chance of a verdict that a claim holds, or does not, where there is no difference."
-        above = max(estimate.p() for estimate in self.estimates)                      # all parts: no correction
-        below = min(estimate.p(above=False) for estimate in self.estimates)           # any part: Bonferroni
+        above = max(estimate.p() for estimate in self.estimates)                     # all parts: no correction
+        below = min(estimate.p(above=False) for estimate in self.estimates)          # any part: Bonferroni
         return min(1., 2*above, 2*len(self.estimates)*below)
 
     @property
@@ -520,7 +521,7 @@ class Judgement:
     @property
     def verdict(self) -> str: # holds, does not hold, equivalent within ±x, cannot tell
         "What can be said at our scale."
-        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'      # over queries alone
+        if min(estimate.seeds for estimate in self.estimates) < 3: return 'cannot tell'     # queries alone
         if self.direction < 0.05:
             return 'holds' if min(estimate.mean for estimate in self.estimates) > 0 else 'does not hold'
         return f'equivalent within ±{100*MARGIN:g}' if self.within < 0.05 else 'cannot tell'
@@ -630,8 +631,8 @@ def claim_table(
         return [one.said(next(bold)) if one else '' for one in judgements]
     own = words([judged(claim.own, claim) for _, claim in claims])
     other = words([judged(claim.other, claim) for _, claim in claims])
-    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds', 'on these tasks', 'on other tasks',
-               'experiment')
+    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds',
+               'on these tasks', 'on other tasks', 'experiment')
     lines = [f"| {' | '.join(columns)} |", '|---'*len(columns) + '|']
     for (name, claim), here, there in zip(claims, own, other):
         here = here or f'not tested: {claim.untested}'
@@ -650,10 +651,11 @@ def scoreboard() -> 'Markdown': # of IPython
     from IPython.display import Markdown
     every = all_claims()
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
-    notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn at random
-like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in bold stands with 5%
-for any wrong one in its column and table (Holm). *Equivalent*: inside of ±{100*MARGIN:g}, fixed before. *Sees x*: a true
-difference of x would have been told from 0 in 80 of 100 cases."""
+    notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
+at random like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in
+bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: inside of
+±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would have been told from 0
+in 80 of 100 cases."""
     lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes.splitlines()]
     return Markdown('\n'.join(lines))
 
@@ -701,7 +703,7 @@ def draw_against(
     axis.axhline(0, color='black', lw=0.8); axis.grid(axis='y', color='#eeeeee'); axis.set_axisbelow(True)
     if level is None: return
     scores = axis.secondary_yaxis('right', functions=(lambda d: d + 100*level, lambda s: s - 100*level))
-    scores.set_ylabel('MRR@10 × 100', fontsize=8)
+    scores.set_ylabel(f'{label}: MRR@10 × 100', fontsize=8)
 
 def arm_table(
     rows: 'pd.DataFrame', # recorded

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..experiments import Claim, Estimate, by_task, compare, holm, item_scores, joined, two_way
+from ..experiments import Claim, Estimate, by_task, holm, item_scores, joined, two_way
 from ..miniature import BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, start
 from ..mining import mine
 from ..warmup import training_pairs
