@@ -660,6 +660,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.stages._columns': ('stages.html#_columns', 'gte_nb/stages.py'),
                                'gte_nb.stages._comments': ('stages.html#_comments', 'gte_nb/stages.py'),
                                'gte_nb.stages._loaded': ('stages.html#_loaded', 'gte_nb/stages.py'),
+                               'gte_nb.stages._mined_negatives': ('stages.html#_mined_negatives', 'gte_nb/stages.py'),
                                'gte_nb.stages._own': ('stages.html#_own', 'gte_nb/stages.py'),
                                'gte_nb.stages._paper': ('stages.html#_paper', 'gte_nb/stages.py'),
                                'gte_nb.stages._run_command': ('stages.html#_run_command', 'gte_nb/stages.py'),

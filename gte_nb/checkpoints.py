@@ -35,7 +35,9 @@ def save_checkpoint(
     facts: dict, # what else is to be known: must go into JSON
     keep: int = 2, # checkpoints that stay, this one included
 ) -> Path: # `folder`/checkpoints/STEP, which holds state.safetensors and state.json
-    "Write a checkpoint, then delete the oldest beyond `keep`, and later ones. Raises ValueError when it cannot be written; those before it are whole."
+    """Write a checkpoint, then delete the oldest beyond `keep`, and later ones.
+
+    Raises ValueError when it cannot be written; those before it are whole."""
     checkpoints = Path(folder)/'checkpoints'
     aside, target = checkpoints/'.writing', checkpoints/f'{step:09}'
     try:
@@ -52,8 +54,9 @@ def save_checkpoint(
         before = next(iter(checkpoint_steps(folder)), None)
         raise ValueError(f"the checkpoint of step {step} ({sum(t.nbytes for t in tensors.values())/1e6:.0f} MB) cannot be written to {checkpoints}: {getattr(error, 'strerror', None) or error}; make room, and "
                          + (f'the same command goes on from step {before}' if before else 'start again')) from None
-    earlier = [old for old in checkpoint_steps(folder) if old <= step]      # a run that is back at this step has found the later ones damaged
-    for old in {*checkpoint_steps(folder)} - {*earlier[:keep]}: shutil.rmtree(checkpoints/f'{old:09}', ignore_errors=True)
+    found = checkpoint_steps(folder)
+    kept = [old for old in found if old <= step][:keep]   # a run back at this step found later ones damaged
+    for old in {*found} - {*kept}: shutil.rmtree(checkpoints/f'{old:09}', ignore_errors=True)
     return target
 
 def load_checkpoint(

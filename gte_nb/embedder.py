@@ -34,7 +34,7 @@ SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 ALPHABET = 500   # characters that a trained vocabulary knows, at most; words are known without the others
 
 def _word_pieces(vocabulary=None):
-    "A tokenizer that lower-cases, splits identifiers and cuts words into the pieces of a vocabulary, token → id."
+    "A tokenizer that lower-cases, splits identifiers and cuts words into pieces of a vocabulary, token → id."
     tokenizer = Tokenizer(models.WordPiece(vocabulary or {}, unk_token='[UNK]', max_input_chars_per_word=40))
     split = normalizers.Replace(Regex(r'(?<=[a-z0-9])(?=[A-Z])'), ' ')
     tokenizer.normalizer = normalizers.Sequence([split, normalizers.BertNormalizer(lowercase=True)])
@@ -43,7 +43,7 @@ def _word_pieces(vocabulary=None):
     return tokenizer
 
 def _alphabet(texts, tokenizer):
-    "The most frequent characters of normalised texts, in order; of equally frequent ones the first in Unicode."
+    "The most frequent characters of normalised texts, sorted; of equally frequent ones the first in Unicode."
     raw, counts = Counter(), Counter()
     for text in texts: raw.update(text)
     for character, times in raw.items():                       # the normaliser takes each character by itself
@@ -59,12 +59,15 @@ def train_tokenizer(
     "Train a WordPiece vocabulary: a function of the texts, in whatever order, process and number of threads."
     texts, tokenizer = list(texts), _word_pieces()
     alphabet = _alphabet(texts, tokenizer)
-    # The trainer numbers the characters within words (##a) as a hash map with a random seed hands them out, and merges
-    # equally frequent pairs in the order of their numbers. So each gets its number beforehand, as the trainer's special token.
+    # The trainer numbers the characters within words (##a) as a hash map with a random seed hands them out,
+    # and merges equally frequent pairs in the order of their numbers. So each gets its number beforehand,
+    # as a special token of the trainer.
     def words(text): return tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
     inside = [f'##{c}' for c in alphabet if len(words(f'a{c}')) == 1]
-    tokenizer.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, show_progress=False, initial_alphabet=alphabet,
-        special_tokens=[*SPECIAL_TOKENS, *alphabet, *inside], limit_alphabet=len(alphabet)))
+    numbered = [*SPECIAL_TOKENS, *alphabet, *inside]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=numbered, show_progress=False,
+                                        initial_alphabet=alphabet, limit_alphabet=len(alphabet))
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer = _word_pieces(tokenizer.get_vocab())
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return wrap_texts(tokenizer) if special_tokens else tokenizer

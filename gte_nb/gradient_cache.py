@@ -91,13 +91,14 @@ CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)   # positions of a chunk; mo
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
-TIMEOUT = 300.                                # seconds that a process waits for the others in the middle of a step
+TIMEOUT = 300.                           # seconds that a process waits for the others in the middle of a step
 
 def processes(
-    timeout: float = TIMEOUT, # seconds that they wait for each other in the middle of a step; the first call decides
+    timeout: float = TIMEOUT, # seconds that they wait for each other within a step; the first call decides
 ) -> PartialState: # process_index, num_processes, is_main_process, device
     "The processes that share a run: those that torchrun or accelerate have started, or this one alone."
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=timeout))   # without `cpu`, accelerate would not look for others on a CPU
+    cpu = not torch.cuda.is_available()      # without the word, accelerate would not look for others on a CPU
+    return PartialState(cpu=cpu, timeout=timedelta(seconds=timeout))
 
 def _sharded(encoder): return hasattr(encoder, 'unshard')               # fully_shard has been here: each process holds a part of every weight
 

@@ -82,11 +82,13 @@ def keyed_permutation(
 class MixtureSampler:
     """The batch of any step, as a pure function of `seed` and the step: `sampler[step] -> (source, row_indices)`.
 
-    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row of a source at most once per pass over it. The last batch of a pass may be
-    shorter, and is left out when it would fill less than `min_fill` of one: `left_out` counts these rows, which are others in each pass. A source
-    smaller than `batch_size` gives batches of its own size. No memory that grows with a source, no state that a checkpoint would need.
-    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source, a `min_fill` outside of 0 to 1,
-    a `seed` outside of 0 to 2**64 - 1, a negative step."""
+    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row at most once per pass.
+    The last batch of a pass may be shorter, and is left out when it would fill less than `min_fill` of one:
+    `left_out` counts these rows, others in each pass. A source smaller than `batch_size` gives batches of its
+    own size. No memory that grows with a source, no state that a checkpoint would need.
+
+    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source,
+    a `min_fill` outside of 0 to 1, a `seed` outside of 0 to 2**64 - 1, a negative step."""
     _block = 2**14                                                        # steps whose sources are drawn together
 
     def __init__(self,
@@ -94,7 +96,7 @@ class MixtureSampler:
         batch_size: int, # rows of a batch
         alpha: float = 0.5, # exponent of `mixing_probs`
         seed: int = 0, # names the whole sequence of batches: 0 to 2**64 - 1
-        min_fill: float = 0.25, # of `batch_size`: a last batch with a smaller share of rows is left out; 0: none is; 1: every short one
+        min_fill: float = 0.25, # of a batch: a smaller last one is left out; 0: none is; 1: each short one
     ):
         self.sizes, self.batch_size, self.alpha, self.seed = [index(size) for size in sizes], index(batch_size), alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
@@ -102,9 +104,11 @@ class MixtureSampler:
         if self.batch_size > max(self.sizes):
             raise ValueError(f'batch of {batch_size} is larger than every source (largest: {max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')
         if not 0 <= self.seed < 2**64: raise ValueError(f'seed is {seed}; choose 0 to 2**64 - 1')
-        if not 0 <= min_fill <= 1: raise ValueError(f'min_fill is {min_fill}; choose a share from 0 (no batch is left out) to 1 (every short one is)')
+        if not 0 <= min_fill <= 1:
+            raise ValueError(f'min_fill is {min_fill}; choose 0 (none is left out) to 1 (each short one is)')
         rests = [size % self.batch_size if size > self.batch_size else 0 for size in self.sizes]
-        self.left_out = [rest if rest < min_fill * self.batch_size else 0 for rest in rests]     # rows of each source, in each pass
+        least = min_fill * self.batch_size
+        self.left_out = [rest if rest < least else 0 for rest in rests]   # rows of each source, in each pass
         self._drawn_before = [np.zeros(len(self.sizes), np.int64)]        # per block: draws of each source in all blocks before it
         self._latest = None, None                                         # the block drawn last and its sources
 

@@ -172,38 +172,42 @@ def _missing():
     world, store, until = processes(), _store(), perf_counter() + ROLL_CALL
     try:
         store.set(f'gte_nb/lost/{world.process_index}', '')
-        if dist.get_backend() == 'gloo': dist.destroy_process_group()     # closes the connections, so that those that wait for this process learn of it at once
-        while silent := [rank for rank in range(world.num_processes) if not store.check([f'gte_nb/lost/{rank}'])]:
+        if dist.get_backend() == 'gloo': dist.destroy_process_group()   # who waits for this one learns of it
+        def said(rank): return store.check([f'gte_nb/lost/{rank}'])
+        while silent := [rank for rank in range(world.num_processes) if not said(rank)]:
             died = [rank for rank in silent if _died(rank, store)]
             if died == silent or perf_counter() > until: break
             sleep(0.1)
-        if world.is_main_process: sleep(1)                                # without torchrun, the store goes when it goes
+        if world.is_main_process: sleep(1)                     # without torchrun, the store goes when it goes
         return (died or silent, 'has died' if died else 'does not answer') if silent else ([], '')
-    except RuntimeError: return [0], 'has died'                           # where torchrun does not keep the store, the first process does
+    except RuntimeError: return [0], 'has died'                # which keeps the store where torchrun does not
 
 @contextmanager
 def losses_said(
     folder: Path|None = None, # of the run, once it has one
 ):
-    "Around steps of several processes: when they lose each other, raise `Gone` with a sentence instead of what a socket says."
+    "Around steps of several processes: when they lose each other, raise `Gone` and not what a socket says."
     try: yield
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or 'gloo' in str(error)): raise
         clear_frames(error.__traceback__)                                 # they hold the connections
         gone, what = _missing()
-        who = f"process {' and '.join(map(str, gone))} of {processes().num_processes} {what}" if gone else 'the processes of this run have lost each other, or waited too long'
+        who = 'the processes of this run have lost each other, or waited too long'
+        if gone: who = f"process {' and '.join(map(str, gone))} of {processes().num_processes} {what}"
         steps = folder and checkpoint_steps(folder)
-        raise Gone(f"{who}; the same command goes on " + (f'from step {steps[0]}' if steps else 'from the beginning')) from None
+        where = f'from step {steps[0]}' if steps else 'from the beginning'
+        raise Gone(f'{who}; the same command goes on {where}') from None
 
 @contextmanager
 def sigterm_said():
-    "Around a command: let SIGTERM raise Stopped with a sentence where it is not deferred, that is, before the steps begin."
+    "Around a command: let SIGTERM raise Stopped where it is not deferred, that is, before the steps begin."
     owner = os.getpid()
     def handler(number, frame):
         if os.getpid() != owner: os._exit(128 + number)                   # a helper that was forked
-        world = processes()
-        died = [rank for rank in range(world.num_processes) if world.num_processes > 1 and _died(rank, _store())]
-        raise Stopped('stopped by SIGTERM' + f", since process {' and '.join(map(str, died))} of {world.num_processes} has died"*bool(died) + '; the same command goes on')
+        several = processes().num_processes
+        died = [str(rank) for rank in range(several) if several > 1 and _died(rank, _store())]
+        why = f", since process {' and '.join(died)} of {several} has died" if died else ''
+        raise Stopped(f'stopped by SIGTERM{why}; the same command goes on')
     if threading.current_thread() is not threading.main_thread(): yield; return
     before = signal.signal(signal.SIGTERM, handler)
     try: yield
@@ -211,7 +215,7 @@ def sigterm_said():
 
 @contextmanager
 def first_process_first():
-    """Around work that fills a cache: the first process does it, then the others, and all wait for each other, however long it takes.
+    """Around work that fills a cache: the first process does it, then the others; all wait, however long.
 
     Raises ValueError where another process has failed, and Stopped when a signal ends the waiting."""
     world, place, ended = processes(), f'gte_nb/turn/{next(_turn)}', 'done'
@@ -219,11 +223,13 @@ def first_process_first():
     def wait_for(ranks):
         with signals_deferred() as signals:
             for rank in ranks:
+                who, then = f'process {rank} of {world.num_processes}', '; the same command goes on'
                 while not _store().check([f'{place}/{rank}']):
-                    if _died(rank, _store()): raise Gone(f'process {rank} of {world.num_processes} has died while it was getting ready; the same command goes on')
-                    if signals: raise Stopped(f'stopped while process {rank} of {world.num_processes} was getting ready; the same command goes on')
+                    if _died(rank, _store()): raise Gone(f'{who} has died while it was getting ready{then}')
+                    if signals: raise Stopped(f'stopped while {who} was getting ready{then}')
                     sleep(0.05)
-                if (said := _store().get(f'{place}/{rank}').decode()) != 'done': raise ValueError(f'process {rank} of {world.num_processes}: {said}')
+                said = _store().get(f'{place}/{rank}').decode()
+                if said != 'done': raise ValueError(f'{who}: {said}')
     _store().set(f'gte_nb/process/{world.process_index}', f'{gethostname()} {os.getpid()}')
     if not world.is_main_process: wait_for([0])
     try: yield
@@ -232,7 +238,7 @@ def first_process_first():
         raise
     finally:
         _store().set(f'{place}/{world.process_index}', ended)
-        if ended != 'done' and world.is_main_process: sleep(1)              # so that the others can read it, where the first process keeps the store
+        if ended != 'done' and world.is_main_process: sleep(1)   # the others shall read it first
     wait_for(range(world.num_processes))
 
 # %% ../nbs/06_training.ipynb #fcfeb316
@@ -287,7 +293,9 @@ def writing(
     "Raises ValueError with a sentence when it cannot be written."
     try: yield
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{what} cannot be written to {folder}: {getattr(error, 'strerror', None) or error}; make room, and the same command goes on") from None
+        why = getattr(error, 'strerror', None) or error
+        then = 'make room, and the same command goes on'
+        raise ValueError(f'{what} cannot be written to {folder}: {why}; {then}') from None
 
 @contextmanager
 def os_errors_said():
@@ -296,39 +304,45 @@ def os_errors_said():
     except OSError as error:
         if error.errno is None: raise                                     # a sentence of ours
         advice = 'mend that'
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT): advice = f'make room (the cache is in {cache_folder()})'
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            advice = f'make room (the cache is in {cache_folder()})'
         if error.errno in (errno.EMFILE, errno.ENFILE): advice = 'allow more open files (ulimit -n 1024)'
-        raise ValueError(f"{error.strerror}{f': {error.filename}' if error.filename else ''}; {advice}, and the same command goes on") from None
+        where = f': {error.filename}' if error.filename else ''
+        raise ValueError(f'{error.strerror}{where}; {advice}, and the same command goes on') from None
 
 def keep_tokenizer(
     tokenizer: Tokenizer, # of the run
     folder: Path, # of the run
 ):
-    "Write tokenizer.json before the first checkpoint: from then on a run does not depend on where its vocabulary came from."
-    if not (checkpoint_steps(folder) and (folder/'tokenizer.json').exists()):
-        with writing('the tokenizer', folder), written_aside(folder/'tokenizer.json') as aside: aside.write_text(tokenizer.to_str(pretty=True), encoding='utf-8')
+    "Write tokenizer.json before the first checkpoint: from then on a run has a vocabulary of its own."
+    file = folder/'tokenizer.json'
+    if checkpoint_steps(folder) and file.exists(): return
+    with writing('the tokenizer', folder), written_aside(file) as aside:
+        aside.write_text(tokenizer.to_str(pretty=True), encoding='utf-8')
 
 def same_vocabulary(
     file: Path, # tokenizer.json of a run; may be missing
     tokenizer: Tokenizer, # of the run that wants to go on
 ) -> bool: # whether both give the same ids, lengths apart
     "Compare two tokenizers."
-    def what(text): return {name: part for name, part in json.loads(text).items() if name not in ('truncation', 'padding')}
+    def what(text): return json.loads(text) | dict(truncation=None, padding=None)
     return file.exists() and what(file.read_text(encoding='utf-8')) == what(tokenizer.to_str())
 
 def with_vectors(
     embedder: Embedder, # in training
     batch: Batch, # in which the loss has found a zero vector
 ) -> tuple[Batch, list[str]]: # what can be trained on, and the names of the pairs that are left out
-    "Leave out the texts whose vector is zero, because none of their tokens has one: a cosine with them does not exist."
+    "Leave out texts whose vector is zero, since none of their tokens has one: no cosine with them exists."
     texts, n = [*batch.queries, *batch.documents, *(batch.negatives or ())], len(batch)
     with torch.no_grad(): zero = (embedder.embed(texts) == 0).all(1).cpu().numpy()
     lost = zero[:n] | zero[n:2*n]
     kept, k = np.flatnonzero(~lost), len(batch.negatives or ()) // n
     def name(place): return batch.name(place) if batch.name else 'a pair without a name'
-    negatives = [texts[i][:0] if zero[i] else texts[i] for row in kept for i in range(2*n + row*k, 2*n + (row + 1)*k)]
-    left = Batch([batch.queries[i] for i in kept], [batch.documents[i] for i in kept], negatives if batch.negatives else None, lambda place: name(kept[place]))
-    return left, [name(place) for place in np.flatnonzero(lost)]
+    queries, documents = ([column[i] for i in kept] for column in (batch.queries, batch.documents))
+    places = [2*n + row*k + j for row in kept for j in range(k)]
+    negatives = [texts[i][:0] if zero[i] else texts[i] for i in places] if batch.negatives else None
+    names = [name(place) for place in np.flatnonzero(lost)]
+    return Batch(queries, documents, negatives, lambda place: name(kept[place])), names
 
 def _table(rows):
     "Rows as a DataFrame, or as they are where pandas is missing: training needs none"
@@ -400,9 +414,9 @@ def train(
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder)
     if accelerator.distributed_type == DistributedType.DEEPSPEED: raise ValueError('accelerate is configured for DeepSpeed, whose engine wants to take the steps itself; FSDP shares weights, gradients and moments alike: say --use_fsdp --fsdp_version 2')
     with ExitStack() as hold:
-        signals = hold.enter_context(signals_deferred())                     # held longest: torchrun sends SIGTERM to those that are left
+        signals = hold.enter_context(signals_deferred())   # longest: torchrun sends SIGTERM to who is left
         hold.enter_context(losses_said(folder))
-        with first_process_first(): pass                                     # some may have been busy with something else
+        with first_process_first(): pass                         # some may have been busy with something else
         if (log := _everywhere(finished_log)) is not None: return log
         _everywhere(lambda: hold.enter_context(locked(folder)))
         if (log := _everywhere(finished_log)) is not None: return log     # finished by another process since
@@ -416,12 +430,15 @@ def train(
         if saved := load_checkpoint(folder, quiet=not accelerator.is_main_process):
             tensors, facts = saved
             if different := differences(about, facts['about']):
-                if about.get('tokenizer') != facts['about'].get('tokenizer') and not same_vocabulary(folder/'tokenizer.json', embedder.tokenizer):
-                    raise ValueError(f'{folder} was trained with another tokenizer, in which the same numbers are other words: no setting lets a run go on with it; choose another --out, or delete it')
+                other = about.get('tokenizer') != facts['about'].get('tokenizer')
+                if other and not same_vocabulary(folder/'tokenizer.json', embedder.tokenizer):
+                    raise ValueError(f'{folder} was trained with another tokenizer, in which numbers are '
+                                     'other words: no setting lets it go on; choose another --out, or delete it')
                 if not allow_changes: raise ValueError(f"{folder} belongs to another run: {different}; choose another --out, delete it, or say --allow_changes")
                 if accelerator.is_main_process: print(f'{folder}: going on with changes: {different}', file=sys.stderr)
             _restore(tensors, encoder, optimizer)
-            log, measured, left_out = [dict(zip(LOG, row)) for row in facts['log']], facts['gauges'], facts.get('left_out', {})
+            log, measured = [dict(zip(LOG, row)) for row in facts['log']], facts['gauges']
+            left_out = facts.get('left_out', {})
             first = {name.removeprefix('gauge.'): tensor.numpy() for name, tensor in tensors.items() if name.startswith('gauge.')}
             del saved, tensors
         if tracker:
@@ -444,7 +461,8 @@ def train(
         def checkpoint():
             _everywhere(lambda: keep_tokenizer(embedder.tokenizer, folder))
             tensors = _state(encoder, optimizer) | {f'gauge.{name}': torch.from_numpy(scores) for name, scores in first.items()}
-            facts = dict(about=about, log=[list(row.values()) for row in log], gauges=measured, left_out=left_out)
+            rows = [list(row.values()) for row in log]
+            facts = dict(about=about, log=rows, gauges=measured, left_out=left_out)
             _everywhere(lambda: save_checkpoint(folder, len(log), tensors, facts, keep) and None)
 
         before = log[-1]['seconds'] if log else 0.
@@ -454,22 +472,28 @@ def train(
         began = saved = perf_counter()
         wait, skipped = 60 if checkpoint_seconds is None else checkpoint_seconds, 0
 
-        def attempt(batch, step, again=False): # the loss, why the step must be skipped, and the batch, without pairs that cannot be trained on
+        def attempt(batch, step, again=False): # the loss, why the step is skipped, what of the batch is used
             try: return gradient(embedder, batch, (seed, step)), '', batch
             except NotFinite as error: return float('nan'), str(error), batch
             except ValueError as error:
-                if again or 'is a zero vector' not in str(error): raise ValueError(f'step {step} of {steps}: {error}; {folder} keeps its last checkpoint') from None
+                if again or 'is a zero vector' not in str(error):
+                    kept = f'{folder} keeps its last checkpoint'
+                    raise ValueError(f'step {step} of {steps}: {error}; {kept}') from None
             usable, names = with_vectors(embedder, batch)
-            if names and not left_out and not watch.quiet: watch.say(f'step {step} of {steps}: {names[0]} is left out, since none of its tokens has a vector; others like it are counted')
+            if names and not left_out and not watch.quiet:
+                why = 'since none of its tokens has a vector; others like it are counted'
+                watch.say(f'step {step} of {steps}: {names[0]} is left out, {why}')
             for name in names: left_out[name] = left_out.get(name, 0) + 1
-            return attempt(usable, step, again=True) if len(usable) else (float('nan'), 'no pair of the batch has a vector', usable)
+            if not len(usable): return float('nan'), 'no pair of the batch has a vector', usable
+            return attempt(usable, step, again=True)
 
         for step in range(len(log), steps):
             if step % (gauge_every or max(1, steps // 5)) == 0: measure(step)
             batch = batch_at(step)
             if token_dropout:
                 rng = np.random.default_rng([seed, step])
-                batch = Batch(*(ids and drop_tokens(ids, token_dropout, rng) for ids in (batch.queries, batch.documents, batch.negatives)), batch.name)
+                columns = batch.queries, batch.documents, batch.negatives
+                batch = Batch(*(ids and drop_tokens(ids, token_dropout, rng) for ids in columns), batch.name)
             rate = learning_rate_at(step, steps, learning_rate, warmup)
             for group in optimizer.param_groups: group['lr'] = rate
             value, why, batch = attempt(batch, step)
@@ -494,18 +518,22 @@ def train(
             if tracker and (len(log) % watch.every == 0 or len(log) == steps):
                 accelerator.log(dict(loss=value, norm=norm, learning_rate=rate, pairs_per_second=sum(r['pairs'] for r in log) / log[-1]['seconds'], skipped=sum(r['skipped'] for r in log)), step=step)
         measure(steps)
-        if left_out and not watch.quiet: watch.say(f"{len(left_out)} rows have no token with a vector and were left out: {', '.join(list(left_out)[:3])}" + ' …'*(len(left_out) > 3))
+        if left_out and not watch.quiet:
+            some = ', '.join(list(left_out)[:3]) + ' …'*(len(left_out) > 3)
+            watch.say(f'{len(left_out)} rows had no token with a vector and were left out: {some}')
         encoder.eval()
         if sharded:                                                         # whole again, on every process
             with torch.device('meta'): embedder.encoder = Encoder(encoder.config)
             embedder.encoder.load_state_dict({n: _whole(p) for n, p in encoder.named_parameters()}, assign=True)
 
         def finish():
-            about_it = dict(about=about, seconds=log[-1]['seconds'], pairs=sum(r['pairs'] for r in log), skipped=sum(r['skipped'] for r in log), left_out=len(left_out))
+            sums = {name: sum(row[name] for row in log) for name in ('pairs', 'skipped')}
+            done = dict(about=about, seconds=log[-1]['seconds'], **sums, left_out=len(left_out))
             with writing('the model', folder):
                 _write_table(log, folder/'log.csv')
                 embedder.save(folder)
-                with written_aside(folder/'training.json') as aside: aside.write_text(json.dumps(about_it, indent=1), encoding='utf-8')
+                with written_aside(folder/'training.json') as aside:
+                    aside.write_text(json.dumps(done, indent=1), encoding='utf-8')
             shutil.rmtree(folder/'checkpoints', ignore_errors=True)
             (folder/'.lock').unlink(missing_ok=True)
         _everywhere(finish)

@@ -28,7 +28,7 @@ from .sampler import MixtureSampler
 from .training import finished_run, os_errors_said, sigterm_said, train, writing
 
 # %% ../nbs/06b_warmup.ipynb #0ef45fd8
-VOCABULARY = 2   # raise it when `train_tokenizer` gives another vocabulary for the same texts: cached ones are then trained again
+VOCABULARY = 2   # raise it when `train_tokenizer` gives another one for the same texts
 
 def training_pairs(
     corpus: Corpus, # mined, or from files
@@ -44,19 +44,23 @@ def corpus_tokenizer(
     vocab_size: int, # tokens
     clean: bool = True, # without noise
     special_tokens: bool = False, # whether texts are wrapped in [CLS] … [SEP]
-    run: Path|None = None, # folder of the run that needs it: from its first checkpoint on, a run has a vocabulary of its own
+    run: Path|None = None, # folder of the run that needs it: from its first checkpoint on, a run has its own
 ) -> Tokenizer:
-    "The vocabulary of a run that goes on, or the one trained on a corpus, cached on disk. Raises ValueError for a damaged file."
+    """The vocabulary of a run that goes on, or the one of a corpus, cached on disk.
+
+    Raises ValueError for a damaged file."""
     file = Path(run or '')/'tokenizer.json'
     if not (run and file.exists() and (checkpoint_steps(run) or finished_run(run))):
         about = json.dumps([VOCABULARY, corpus.fingerprint, sources, clean, vocab_size])
         file = cache_folder()/'tokenizers'/f'{hashlib.sha256(about.encode()).hexdigest()[:16]}.json'
     if not file.exists():
         texts = [text for source in sources for column in ('query', 'document') for text in training_pairs(corpus, source, clean)[column]]
+        trained = train_tokenizer(texts, vocab_size, special_tokens=False).to_str(pretty=True)
         with writing('the vocabulary', file.parent), written_aside(file) as aside:
-            aside.write_text(train_tokenizer(texts, vocab_size, special_tokens=False).to_str(pretty=True), encoding='utf-8')
+            aside.write_text(trained, encoding='utf-8')
     try: tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error: raise ValueError(f'{file} is damaged ({error}); delete it, and the vocabulary is trained again') from None
+    except Exception as error:                                        # tokenizers raises nothing more special
+        raise ValueError(f'{file} is damaged ({error}); delete it, and it is trained again') from None
     return wrap_texts(tokenizer) if special_tokens else tokenizer
 
 def new_bert(
@@ -164,7 +168,7 @@ def warm_up(
 # %% ../nbs/06b_warmup.ipynb #ec9fbc8a
 @call_parse
 def gte_warmup(
-    out: Param(f'folder of the run; the same command goes on where it stopped; default: {runs_folder()/"warmup"}') = None,
+    out: Param(f'folder of the run; the same command goes on; default: {runs_folder()}/warmup') = None,
     layers: int = 2, # of the encoder
     hidden_size: int = 128, # length of a vector, a multiple of 64
     vocab_size: int = 12_000, # tokens of the vocabulary
@@ -174,18 +178,25 @@ def gte_warmup(
     learning_rate: float = 3e-3, # peak; less for wider encoders
     seed: int = 0, # of everything random
     sources: str = 'docstring_code,summary_rest,see_also', # of the corpus, separated by commas
-    corpus: Param("folder of a mined corpus, or files of your own pairs, all of which are read; default: the project's own", nargs='+', action='extend') = None,
+    corpus: Param("folder of a mined corpus, or files of your own rows; default: the project's own",
+                  nargs='+', action='extend') = None,
 ):
     "Warm up a small BERT from random weights, by masked language modelling on the corpus' texts."
     try:
         with sigterm_said(), os_errors_said():
-            corpus, sources, out = open_corpus(corpus), tuple(sources.split(',')), Path(out) if out else runs_folder()/'warmup'
+            corpus, sources = open_corpus(corpus), tuple(sources.split(','))
+            out = Path(out or runs_folder()/'warmup')
             if not set(sources) & set(corpus.manifest['rows']): sources = tuple(corpus.manifest['rows'])
-            embedder = new_bert(corpus_tokenizer(corpus, sources, vocab_size, special_tokens=True, run=out), layers, hidden_size, max_length, seed)
+            tokenizer = corpus_tokenizer(corpus, sources, vocab_size, special_tokens=True, run=out)
+            embedder = new_bert(tokenizer, layers, hidden_size, max_length, seed)
             texts = corpus_texts(embedder, corpus, sources)
-            print(f'warm-up: {steps} steps of {batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}, into {out}', flush=True)
-            log = warm_up(embedder, texts, out, steps, batch_size, learning_rate, seed, about=dict(corpus=corpus.fingerprint, sources=sources))
-            print(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f} in {log.seconds.iloc[-1]/60:.1f} minutes; go on with: gte_pretrain --init {out}')
+            of_what = f'{batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}'
+            print(f'warm-up: {steps} steps of {of_what}, into {out}', flush=True)
+            about = dict(corpus=corpus.fingerprint, sources=sources)
+            log = warm_up(embedder, texts, out, steps, batch_size, learning_rate, seed, about=about)
+            fell = f'loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}'
+            took = f'{log.seconds.iloc[-1]/60:.1f} minutes'
+            print(f'{out}: {fell} in {took}; go on with: gte_pretrain --init {out}')
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt as stop: print(f'\n{stop}', file=sys.stderr); sys.exit(130)
 

@@ -1,15 +1,17 @@
-"Runs in forks of this process, which has imported everything and computed nothing: a start costs milliseconds instead of seconds."
+"Runs in forks of this process, which has imported everything and computed nothing: they start at once."
 import json, os, resource, signal, sys, time, traceback
 
-import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet, torch._dynamo, torch.distributed.fsdp   # what runs import on their way
+# what runs import on their way
+import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet
+import torch._dynamo, torch.distributed.fsdp
 import gte_nb.stages
 from gte_nb.checkpoints import checkpoint_steps
 from gte_nb.sampler import MixtureSampler
 
 class Run:
-    "A function in a process of its own."
+    "A function in a process of its own; a limit on its files fails within a write, as a full disk does."
     def __init__(self, work, *arguments, files=None, handles=None, dies_at=None, slow=0., **environment):
-        self.output, written = os.pipe()                                  # no file: its size may be limited
+        self.output, written = os.pipe()                                # no file, which would be limited too
         sys.stdout.flush(); sys.stderr.flush()
         self.process = os.fork()
         if self.process: return os.close(written)
@@ -19,7 +21,7 @@ class Run:
             os.close(written)
             sys.stdout = sys.stderr = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)
             os.environ.update({name: str(value) for name, value in environment.items()})
-            if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))        # bytes of a file: fails in the middle of a write, as a full disk does
+            if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
             if handles: resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
             if dies_at is not None or slow: _at_each_batch(dies_at, slow)
             work(*arguments)
@@ -36,11 +38,13 @@ class Run:
         with open(self.output, encoding='utf-8', errors='replace') as output: text = output.read()
         return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]), text
 
-    def until(self, condition, seconds=60):
+    def until(self, condition, seconds=120):
         "Wait for something that the run does."
         start = time.monotonic()
         while not condition():
-            if time.monotonic() - start > seconds: self.kill(); raise AssertionError(f'waited {seconds} s: {self.wait()[1]}')
+            if time.monotonic() - start > seconds:
+                self.kill()
+                raise AssertionError(f'waited {seconds} s: {self.wait()[1]}')
             time.sleep(0.01)
 
 def _at_each_batch(dies_at, slow):
@@ -67,7 +71,10 @@ def refused(run): # its sentence
     return errors[0]
 
 VERBS, THINGS = 'open close read write copy move sort join'.split(), 'file list tree graph'.split()
-ROWS = [dict(query=f'how to {verb} a {thing}', document=f'def {verb}_{thing}(x): return {verb}(x, {thing!r})') for thing in THINGS for verb in VERBS]
+ROWS = [dict(query=f'how to {verb} a {thing}', document=f'def {verb}_{thing}(x): return {verb}(x, {thing!r})')
+        for thing in THINGS for verb in VERBS]
+TINY = ('--recipe laptop-scratch --vocab_size 200 --hidden_size 16 --batch_size 8 --steps 12 --gauge_every 0 '
+        '--checkpoint_seconds 0 --keep 3').split()
 
 def write(file, rows):
     file.write_text('\n'.join(map(json.dumps, rows)) + '\n', encoding='utf-8')
@@ -76,17 +83,15 @@ def write(file, rows):
 class Place:
     "A folder with a file of rows, a cache, and the command that trains on them."
     def __init__(self, folder, rows=ROWS):
-        self.folder, self.out, self.cache, self.rows = folder, folder/'run', folder/'cache', write(folder/'rows.jsonl', rows)
+        self.folder, self.out, self.cache = folder, folder/'run', folder/'cache'
+        self.rows = write(folder/'rows.jsonl', rows)
 
-    def words(self, *more):
-        tiny = '--recipe laptop-scratch --vocab_size 200 --hidden_size 16 --batch_size 8 --steps 12 --gauge_every 0 --checkpoint_seconds 0 --keep 3'.split()
-        return [*tiny, '--corpus', self.rows, '--out', self.out, *more]
-
-    def start(self, *more, stage=pretrain, **how): return stage(self.words(*more), GTE_NB_CACHE=self.cache, **how)
+    def start(self, *more, stage=pretrain, **how):
+        return stage([*TINY, '--corpus', self.rows, '--out', self.out, *more], GTE_NB_CACHE=self.cache, **how)
 
     def killed(self, *more, at=7, **how):
         assert self.start(*more, dies_at=at, **how).wait()[0] == -signal.SIGKILL
-        assert checkpoint_steps(self.out)[0] == at - 1                     # the batch of a step vouches for the weights before it
+        assert checkpoint_steps(self.out)[0] == at - 1            # a batch vouches for the weights before it
         return self
 
     @property
