@@ -553,6 +553,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.mining.package_functions': ('mining.html#package_functions', 'gte_nb/mining.py'),
                                'gte_nb.mining.package_list': ('mining.html#package_list', 'gte_nb/mining.py'),
                                'gte_nb.mining.split_within': ('mining.html#split_within', 'gte_nb/mining.py'),
+                               'gte_nb.mining.stopped': ('mining.html#stopped', 'gte_nb/mining.py'),
                                'gte_nb.mining.unlike_recorded': ('mining.html#unlike_recorded', 'gte_nb/mining.py')},
             'gte_nb.negatives': { 'gte_nb.negatives.BM25': ('negatives.html#bm25', 'gte_nb/negatives.py'),
                                   'gte_nb.negatives.BM25.__init__': ('negatives.html#bm25.__init__', 'gte_nb/negatives.py'),

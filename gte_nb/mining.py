@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MINER', 'KINDS', 'package_list', 'split_within', 'keep_packages', 'mine', 'package_functions', 'open_corpus',
-           'unlike_recorded', 'gte_mine']
+           'unlike_recorded', 'stopped', 'gte_mine']
 
 # %% ../nbs/01d_mining.ipynb #b79d5263
 import csv, gc, hashlib, io, json, os, shutil, sys
@@ -36,7 +36,9 @@ def package_list(
 ) -> list[dict]: # package, version, split
     "The packages to mine. Raises ValueError naming the file, the row and the value."
     if packages is None: packages = str(data_folder()/'corpus-packages.csv')
-    if packages == 'installed': return [dict(package=n, version='', split='train') for n in ['python', *sorted({d.metadata['Name'] for d in metadata.distributions()})]]
+    if packages == 'installed':
+        named = {found.metadata.get('Name') for found in metadata.distributions()} - {None}     # None: what is left of a broken one
+        return [dict(package=name, version='', split='train') for name in ['python', *sorted(named)]]
     if not packages.endswith('.csv'): return [dict(package=p.strip(), version='', split='train') for p in packages.split(',') if p.strip()]
     try: text = Path(packages).read_text(encoding='utf-8')
     except FileNotFoundError: raise ValueError(f'package list {packages} does not exist; give a CSV file with the columns package,version,split') from None
@@ -122,7 +124,9 @@ def _mine_chunk(folder, number, package, kind, jobs):
 def _processes(workers, **how):
     "A pool of processes. Raises ValueError when one of them ends before its work is done."
     try:
-        with ProcessPoolExecutor(workers, **how) as pool: yield pool
+        with ProcessPoolExecutor(workers, **how) as pool:
+            try: yield pool
+            except BaseException: pool.shutdown(cancel_futures=True); raise    # after Ctrl-C nothing more begins
     except (BrokenProcessPool, EOFError, ConnectionError):
         why = 'memory may have run out, and fewer workers need less'
         if get_start_method() != 'fork':
@@ -373,6 +377,11 @@ def unlike_recorded(
     with open(data_folder()/'sources.csv', encoding='utf-8') as file: recorded = {row['name']: row['fingerprint'] for row in csv.DictReader(file) if row['fingerprint']}
     return [source for source, fingerprint in recorded.items() if corpus.manifest['fingerprints'].get(source) != fingerprint]
 
+def stopped():
+    "What a command does when it is interrupted, and keeps what it has done."
+    print('\nstopped; the same command goes on with what is kept', file=sys.stderr)
+    sys.exit(130)
+
 @call_parse
 def gte_mine(
     packages: str = None, # names separated by commas; or a CSV file with columns package,version,split; or 'installed'; default: the project's list
@@ -383,6 +392,7 @@ def gte_mine(
     start = perf_counter()
     try: corpus = mine(packages, out, workers)
     except ValueError as e: complain(e)
+    except KeyboardInterrupt: stopped()
     print(f"{'rows without flags':22}" + ''.join(f'{split:>11}' for split in reversed(SPLITS)) + '    flagged  fingerprint')
     for source, rows in corpus.manifest['rows'].items():
         removed = corpus.manifest['cleaning'][source]

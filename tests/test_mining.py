@@ -1,12 +1,13 @@
 "Mining: tiny packages with a dist-info, made here, instead of the installed ones."
 import base64, hashlib, importlib, json, os, subprocess, sys, textwrap
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from gte_nb import mining
 from gte_nb.corpus import SPLITS
-from gte_nb.mining import KINDS, mine, open_corpus, package_functions, package_list, split_within
+from gte_nb.mining import KINDS, gte_mine, mine, open_corpus, package_functions, package_list, split_within
 
 LIMIT = 120   # seconds for a script that may wait for ever
 
@@ -93,7 +94,7 @@ def test_kept(site, tmp_path, monkeypatch):
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'fresh'))
     assert rows_of(mine('boats,trees')) == rows_of(corpus)
 
-def test_interrupted(site, monkeypatch):
+def test_interrupted(site, monkeypatch, capsys):
     "What was kept before an interruption is not mined again."
     for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
     keep, calls = mining._keep, []
@@ -102,7 +103,8 @@ def test_interrupted(site, monkeypatch):
         if len(calls) > len(KINDS): raise KeyboardInterrupt
         keep(*arguments)
     monkeypatch.setattr(mining, '_keep', interrupted)
-    with pytest.raises(KeyboardInterrupt): mine('boats,trees,birds')
+    with pytest.raises(SystemExit, match='130'): gte_mine('boats,trees,birds')
+    assert 'the same command goes on' in capsys.readouterr().err
     assert len(before := kept()) == len(KINDS)
     monkeypatch.setattr(mining, '_keep', keep)
     corpus = mine('boats,trees,birds')
@@ -162,6 +164,14 @@ def test_functions(site):
     install(site, 'stones', {'stones.py': 'x = 1\n'})
     assert package_functions('stones').empty
     with pytest.raises(ValueError, match='not installed: bosts'): package_functions('bosts')
+
+def test_installed(site, monkeypatch):
+    "Every installed package, and Python; what is left of a broken one is none."
+    install(site, 'boats', {'boats.py': BOATS})
+    (site/'broken-1.0.dist-info').mkdir()
+    every = metadata.distributions
+    monkeypatch.setattr(metadata, 'distributions', lambda: every(path=[str(site)]))
+    assert [row['package'] for row in package_list('installed')] == ['python', 'boats']
 
 @pytest.mark.parametrize('base', ['.', 'src'])
 def test_editable(site, tmp_path, base):
