@@ -180,7 +180,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'gte_nb.corpus.squeeze': ('corpus.html#squeeze', 'gte_nb/corpus.py'),
                                'gte_nb.corpus.written_aside': ('corpus.html#written_aside', 'gte_nb/corpus.py')},
             'gte_nb.documented': { 'gte_nb.documented._append': ('documented.html#_append', 'gte_nb/documented.py'),
-                                   'gte_nb.documented._of_class': ('documented.html#_of_class', 'gte_nb/documented.py'),
+                                   'gte_nb.documented._of_fields': ('documented.html#_of_fields', 'gte_nb/documented.py'),
                                    'gte_nb.documented._of_function': ('documented.html#_of_function', 'gte_nb/documented.py'),
                                    'gte_nb.documented._parameters': ('documented.html#_parameters', 'gte_nb/documented.py'),
                                    'gte_nb.documented.documented': ('documented.html#documented', 'gte_nb/documented.py')},

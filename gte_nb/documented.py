@@ -37,10 +37,8 @@ def _of_function(function, lines):
     returns = f'Returns:\n    {result}' if comment else ''
     return [_parameters(lines[first+1:last], function.__annotations__), returns]
 
-def _of_class(cls, lines, places):
-    "The sections for the parameters of `__init__`, or for the fields of a dataclass."
-    init = vars(cls).get('__init__')
-    if inspect.isfunction(init) and init.__code__.co_filename != '<string>': return _of_function(init, lines)
+def _of_fields(cls, lines, places):
+    "The section for the fields of a dataclass, its bases' first."
     fields = {}
     for base in reversed(cls.__mro__):
         for line in lines[places[base.__name__]+1:] if base.__name__ in places else ():
@@ -64,14 +62,16 @@ def documented(
     if not source: return
     lines = source.split('\n')
     places = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'class (\w+)', line))}
+    def is_here(function): # whether a `def` of this module made it
+        if not inspect.isfunction(function) or function.__name__ == '<lambda>': return False
+        return function.__code__.co_filename == names['__file__']
     def describe(thing, function):
-        function = inspect.unwrap(function)
-        if inspect.isfunction(function) and function.__code__.co_filename == names['__file__']:
-            _append(thing, _of_function(function, lines))
+        if is_here(function := inspect.unwrap(function)): _append(thing, _of_function(function, lines))
     for name, thing in list(names.items()):
         if name.startswith('_') or getattr(thing, '__module__', None) != names['__name__']: continue
         if not isinstance(thing, type): describe(thing, thing); continue
-        _append(thing, _of_class(thing, lines, places))
+        init = vars(thing).get('__init__')
+        _append(thing, _of_function(init, lines) if is_here(init) else _of_fields(thing, lines, places))
         for name, member in vars(thing).items():
             if name.startswith('_'): continue
             if isinstance(member, (classmethod, staticmethod)): member = member.__func__

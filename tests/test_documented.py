@@ -52,6 +52,8 @@ A = '\n    a: int, # one\n'
 
 @pytest.mark.parametrize('source, doc', [
     (f'def f({TWO}) -> bool: # three\n    "Do."\n', ARGS + B + '\n\nReturns:\n    bool: three'),
+    ('f = lambda a: a # one\n', ''),
+    (f'class A:\n    def __init__({A}): pass\n\nclass f:\n    "Do."\n    __init__ = A.__init__\n', ARGS),
     ('def f(a: int) -> bool: # three\n    "Do."\n', 'Do.\n\nReturns:\n    bool: three'),
     (f'def f(a: int): return a\n\ndef g({TWO}): "No."\n', ''),
     (f'def f({MORE}): "Do."\n', 'Do.\n\nArgs:\n    a (int)\n    b (default None): a = b, or {c: d}\n'

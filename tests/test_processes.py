@@ -117,7 +117,8 @@ def test_torchrun(place):
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--']
     environment = os.environ | dict(PYTHONPATH=str(ROOT), GTE_NB_CACHE=str(place.cache), OMP_NUM_THREADS='1')
     command = [*map(str, [*torchrun, place.folder/'slow.py', *words])]
-    launcher = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    launcher = subprocess.Popen(command, env=environment, **output)
     while not has_reached(place, 3)() and launcher.poll() is None: time.sleep(0.05)
     for child in Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split():
         settings = Path(f'/proc/{child}/environ').read_text().split('\0')
