@@ -57,8 +57,8 @@ def documented(
     names: dict, # `globals()` of a module, or `vars(module)`
 ):
     "Append to a module's public docstrings what comments beside parameters say. Without a source, nothing."
-    loader = getattr(names.get('__spec__'), 'loader', None)
-    source = loader.get_source(names['__name__']) if hasattr(loader, 'get_source') else None
+    spec = names.get('__spec__')    # its name stays the module's where `python -m` calls it __main__
+    source = spec.loader.get_source(spec.name) if hasattr(getattr(spec, 'loader', None), 'get_source') else None
     if not source: return
     lines = source.split('\n')
     places = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'class (\w+)', line))}

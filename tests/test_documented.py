@@ -1,5 +1,5 @@
 "Comments beside parameters reach help(): what a module says, and what its docstrings hold afterwards."
-import importlib, inspect, pkgutil, pydoc, re, sys
+import importlib, inspect, pkgutil, pydoc, re, subprocess, sys
 
 import pytest
 
@@ -114,6 +114,11 @@ def test_no_source():
     exec('def f(\n    a: int, # one\n):\n    "Do."\n', namespace)
     documented(namespace)
     assert namespace['f'].__doc__ == 'Do.'
+
+def test_as_a_script():
+    "`python -m` calls a module __main__, and finds its source all the same."
+    told = subprocess.run([sys.executable, '-m', 'gte_nb.experiments', '--help'], capture_output=True, text=True)
+    assert told.returncode == 0 and 'usage' in told.stdout, told.stderr
 
 def members(module):
     "(name, thing) of all public functions, classes and methods of a module."
