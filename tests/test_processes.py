@@ -77,7 +77,7 @@ def test_a_process_that_hangs(place):
 
 def preparing(place):
     "The command, in which preparing the corpus takes for ever."
-    def corpus(paths):
+    def corpus(paths, quoting):
         (place.folder/'began').touch()
         time.sleep(600)
     def command(words):
