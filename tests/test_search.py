@@ -9,6 +9,7 @@ from gte_nb import mining, search
 from gte_nb.embedder import Embedder, train_tokenizer
 from gte_nb.encoder import StaticEncoder
 from gte_nb.search import gte_search, index_texts, show_hits
+from gte_nb.sharing import model_hash
 from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept, site    # noqa: F401: a fixture
 
 @pytest.fixture(scope='session')
@@ -24,9 +25,9 @@ def model(tmp_path_factory):
 def embedded(monkeypatch):
     "All texts whose vectors the index computes; queries go through `encode`, which passes more arguments on."
     texts, stream = [], Embedder.encode_stream
-    def encode_stream(self, some, *arguments):
+    def encode_stream(self, some, *arguments, **how):
         if not arguments: texts.extend(some)
-        return stream(self, some, *arguments)
+        return stream(self, some, *arguments, **how)
     monkeypatch.setattr(Embedder, 'encode_stream', encode_stream)
     return texts
 
@@ -121,18 +122,18 @@ def test_documents(site, model, tmp_path, embedded, kind):
     assert embedded == (trees if kind == 'file' else [])
 
 @pytest.mark.parametrize('file, counts', [
-    ('model.safetensors', True), ('tokenizer.json', True), ('2_Normalize/config.json', True),
+    ('model.safetensors', True), ('tokenizer.json', True), ('1_Normalize/config.json', True),
     ('sentence_bert_config.json', True), ('README.md', False), ('run.png', False),
 ])
 def test_model_key(model, tmp_path, file, counts):
     "Every file that decides vectors is in the key, others are not."
     folder = tmp_path/'model'
     Embedder.load(model).save(folder)
-    before = search._model_key(folder)
-    assert before == search._model_key(model)
+    before = model_hash(folder)
+    assert before == model_hash(model)
     (folder/file).parent.mkdir(exist_ok=True)
     with open(folder/file, 'ab') as out: out.write(b' ')
-    assert (search._model_key(folder) != before) == counts
+    assert (model_hash(folder) != before) == counts
 
 @pytest.mark.parametrize('asked, said', [
     (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'),
