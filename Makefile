@@ -23,7 +23,7 @@ help: ## print this list
 install: $(STAMP) ## create the virtual environment and install everything (about 3 minutes)
 
 # torch first and pinned: as somebody's dependency it can pull several GB of CUDA libraries.
-$(STAMP): constraints.txt settings.ini setup.py
+$(STAMP): constraints.txt settings.ini setup.py $(wildcard .jupyter/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "gte_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing): name one with make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
@@ -38,10 +38,9 @@ $(STAMP): constraints.txt settings.ini setup.py
 # environment while git merges): notebooks are cleaned when Jupyter saves them, and merged cell by cell. JupyterLab wraps long lines.
 .PHONY: hooks
 hooks:
-	@mkdir -p $(VENV)/etc/jupyter
-	@echo 'from nbdev.clean import clean_jupyter; c.ContentsManager.pre_save_hook = clean_jupyter' > $(VENV)/etc/jupyter/jupyter_server_config.py
-	@mkdir -p $(VENV)/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}, "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' > $(VENV)/share/jupyter/lab/settings/overrides.json
+	@mkdir -p $(VENV)/etc/jupyter $(VENV)/share/jupyter/lab/settings
+	@cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter
+	@cp .jupyter/overrides.json $(VENV)/share/jupyter/lab/settings
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
 	    git config --local merge.nbdev-merge.driver "'$(abspath $(BIN))/nbdev_merge' %O %A %B %P" || \
@@ -85,8 +84,9 @@ notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write 
 
 README_DIR ?= .
 .PHONY: readme
-readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden
+readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden, and with links from the root
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
+	@$(BIN)/python -c 'import pathlib, re, sys; file = pathlib.Path(sys.argv[1]); file.write_text(re.sub(r"\]\((?![a-z]+:|[#/])", "](nbs/", file.read_text("utf-8")), "utf-8")' '$(README_DIR)/README.md'
 
 test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
 	@$(BIN)/python tests/run.py

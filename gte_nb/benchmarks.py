@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .corpus import data_folder, evaluation_folder, progress_bar, written_aside
+from .documented import documented
 from .embedder import Embedder
-from .evaluation import vectors
+from .evaluation import compare, similarity_name, vectors
 from .tasks import local_tasks
 
 # %% ../nbs/09c_benchmarks.ipynb #f756a838
@@ -30,20 +31,33 @@ def _mteb():
 _SLICE = 2048   # texts that are embedded at once
 
 class _MtebEncoder:
-    "What mteb calls: its encoder protocol around `vectors`"
+    "What mteb calls: its encoder protocol around `vectors`, with the model's prompts as mteb chooses them"
     bar = None                                                               # `run_benchmark` sets it: how far a long task is
-    def __init__(self, model, meta): self.model, self.mteb_model_meta, self.encoded = model, meta, 0
+    def __init__(self, model, meta):
+        from mteb.models.abs_encoder import AbsEncoder
+        self.model, self.mteb_model_meta, self.encoded = model, meta, 0
+        self.how = dict(progress=False) if isinstance(model, Embedder) else {}
+        prompts = getattr(getattr(model, 'settings', model), 'prompts', None)
+        with warnings.catch_warnings(action='ignore'):       # it remarks on names that are no task of mteb's
+            chosen, _ = AbsEncoder.validate_task_to_prompt_name(prompts, raise_for_invalid_keys=False)
+        self.prompts = chosen or {}
 
     def encode(self, inputs, *, task_metadata, hf_split=None, hf_subset=None, prompt_type=None, **kwargs):
+        from mteb.models.abs_encoder import get_prompt_name
         texts, found = [text for batch in inputs for text in batch['text']], []
+        name = get_prompt_name(self.prompts, task_metadata, prompt_type)
+        kind = prompt_type and prompt_type.value
+        how = self.how | (dict(prompt=self.prompts[name]) if name in self.prompts else {})
         for first in range(0, len(texts), _SLICE):
-            found.append(vectors(self.model, texts[first:first+_SLICE]))
+            found.append(vectors(self.model, texts[first:first+_SLICE], kind, normalize=False, **how))
             self.encoded += len(found[-1])
             if self.bar is not None: self.bar.set_postfix_str(f'{task_metadata.name}, {self.encoded:,} texts')
         return np.concatenate(found)
 
-    def similarity(self, a, b): return np.asarray(a) @ np.asarray(b).T
-    def similarity_pairwise(self, a, b): return (np.asarray(a) * np.asarray(b)).sum(1)
+    def similarity(self, a, b): return compare(np.asarray(a), np.asarray(b), similarity_name(self.model))
+
+    def similarity_pairwise(self, a, b):
+        return np.array([self.similarity(x[None], y[None])[0, 0] for x, y in zip(a, b)])
 
 def mteb_encoder(
     model, # see `vectors` in chapter 09
@@ -58,9 +72,10 @@ def mteb_encoder(
     parameters = sum(p.numel() for p in module.parameters()) if hasattr(module, 'parameters') else None
     meta = ModelMeta(name=name if '/' in name else f'gte_nb/{name}', revision=revision, loader=lambda *_, **__: encoder, languages=['eng-Latn'], license=license, n_parameters=parameters,
         memory_usage_mb=parameters and parameters*4 / 2**20, embed_dim=vectors(model, ['a text']).shape[1], max_tokens=getattr(model, 'max_length', getattr(model, 'max_seq_length', None)),
-        framework=['PyTorch', 'Sentence Transformers'] if ours else [], similarity_fn_name='cosine', use_instructions=False,
+        framework=['PyTorch', 'Sentence Transformers'] if ours else [], use_instructions=False,
+        similarity_fn_name=similarity_name(model),
         **dict.fromkeys(('open_weights', 'release_date', 'public_training_code', 'public_training_data', 'training_datasets')))
-    encoder = _MtebEncoder((lambda texts: model.encode(texts, progress=False)) if ours else model, meta)
+    encoder = _MtebEncoder(model, meta)
     return encoder
 
 # %% ../nbs/09c_benchmarks.ipynb #47ab3db9
@@ -101,8 +116,12 @@ def mteb_task(
         if task.type == 'PairClassification': return {split: table(**{self.input1_column_name: task.sentences1, self.input2_column_name: task.sentences2, self.label_column_name: task.labels})}
         if task.type == 'Clustering': return {split: table(**{self.input_column_name: [list(texts) for texts, _ in task.sets], self.label_column_name: [list(labels) for _, labels in task.sets]})}
         if task.type == 'Classification':
+            kinds = np.unique(task.train_labels)            # numbers: mteb fails on two labels that are words
             parts = {self.train_split: (task.train_texts, task.train_labels), split: (task.test_texts, task.test_labels)}
-            return DatasetDict({part: table(**{self.input_column_name: texts, self.label_column_name: labels}) for part, (texts, labels) in parts.items()})
+            def numbered(texts, labels):
+                labels = np.searchsorted(kinds, labels)
+                return table(**{self.input_column_name: texts, self.label_column_name: labels})
+            return DatasetDict({part: numbered(*columns) for part, columns in parts.items()})
         def named(letter, texts): return table(id=[f'{letter}{i}' for i in range(len(texts))], text=texts)
         return {split: dict(queries=named('q', task.queries), corpus=named('d', task.documents),
             relevant_docs={f'q{i}': {f'd{d}': max(1, round(grade)) for d, grade in right.items()} for i, right in enumerate(task.right)},
@@ -269,3 +288,6 @@ def proof(
         values = task.measure(model)[_SCORES[task.type][1]]
         rows.append({'model': name, 'task': result['task'], 'metric': result['metric'], 'published': known, 'mteb': 100*result['score'], 'chapter 09': 100*values.mean(), 'difference': 100*result['score'] - known, 'n': len(values)})
     return pd.DataFrame(rows)
+
+# %% ../nbs/09c_benchmarks.ipynb #6478809c
+documented(globals())

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .documented import documented
 from .embedder import sync
 
 # %% ../nbs/05b_checkpoints.ipynb #7d5b3c1b
@@ -102,3 +103,6 @@ def locked(
     except Timeout: raise ValueError(f'another process is training into {folder}; wait for it, or choose another --out') from None
     try: yield
     finally: lock.release()
+
+# %% ../nbs/05b_checkpoints.ipynb #296e98c0
+documented(globals())

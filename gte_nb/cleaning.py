@@ -17,6 +17,7 @@ from typing import Iterable
 import numpy as np
 
 from .corpus import MAX_CHARS, SIGNS, SPLITS, character_classes, fold, squeeze
+from .documented import documented
 
 # %% ../nbs/01a_cleaning.ipynb #84ebd3a8
 REPEATED, NEAR_DUPLICATE, TEMPLATE, NAME_LEAK, LANGUAGE, LENGTH, HELD_OUT, EVALUATION = (1 << bit for bit in range(8))
@@ -459,3 +460,6 @@ def flag_rows(
     if links: flags[_occurrence(_mix(np.minimum(*exact) * np.uint64(_BASE) + np.maximum(*exact))) > 0] |= REPEATED
     result[order] = flags
     return result
+
+# %% ../nbs/01a_cleaning.ipynb #53fdcfc4
+documented(globals())

@@ -21,6 +21,8 @@ from typing import Any, Callable, Iterator, NamedTuple
 from filelock import FileLock
 from tqdm import tqdm
 
+from .documented import documented
+
 # %% ../nbs/01_corpus.ipynb #f7ae2827
 def checkout() -> Path|None: # None for an installed package
     "The project's root when this module lies in a checkout."
@@ -712,3 +714,6 @@ def _make(folder, paths, name, quoting, key):
         if folder.exists(): shutil.rmtree(folder)
         aside.rename(folder)
     finally: shutil.rmtree(aside, ignore_errors=True)
+
+# %% ../nbs/01_corpus.ipynb #f3784698
+documented(globals())

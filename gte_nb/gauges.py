@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from .checkpoints import load_checkpoint
 from .corpus import Corpus, normalise
+from .documented import documented
 from .embedder import Embedder
 from .training import LOG, draw_run
 
@@ -164,3 +165,6 @@ def signatures(
         what = f'Retrieval on held-out rows ({each([name])})'
         found.append(f'{what} has {verdict} after {step} steps: {_interval(row)}.')
     return found
+
+# %% ../nbs/06a_gauges.ipynb #674d9b2c
+documented(globals())

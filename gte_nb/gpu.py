@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from .code_sources import file_rows, installed_version, python_files
 from .corpus import cache_folder, complain, normalise, progress_bar, written_aside
+from .documented import documented
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash, train_tokenizer
 from .encoder import Encoder, EncoderConfig
 from .mining import split_within
@@ -108,7 +109,7 @@ def corpus_tokens(
 
 @call_parse
 def gte_tokens(
-    out: str = None, # .npz file; default: where `make gpu` looks for it, data/cache/tokens.npz
+    out: str = None, # .npz file; default: where `make gpu` looks for it, tokens.npz in the cache
 ):
     "Write the corpus as token ids into one small file, for a machine that has no corpus."
     try:
@@ -151,7 +152,7 @@ def package_tokens(
 def open_tokens(
     tiny: bool = False, # a corpus for rehearsals, of two small packages
 ) -> Tokens:
-    "data/cache/tokens.npz, or what can be mined here and is then kept in its place."
+    "tokens.npz of the cache, or what can be mined here and is then kept in its place."
     file = cache_folder()/('tokens-tiny.npz' if tiny else 'tokens.npz')
     if not file.exists(): (package_tokens(REHEARSAL, 2_000, least=20) if tiny else package_tokens()).save(file)
     return Tokens.load(file)
@@ -252,3 +253,6 @@ def in_memory(
         memory = (device.memory//2 if memory is None else memory) // 2
         if memory < device.memory//100: raise ValueError(f'{device.name} is out of memory even with {memory/2**20:.0f} MiB for graphs; stop what else runs on it, or take a larger one') from None
         print(f'{device.name} is out of memory: again, with at most {memory/2**30:.2f} GiB for graphs, in smaller chunks', flush=True)
+
+# %% ../nbs/12_gpu.ipynb #c27b4e98
+documented(globals())

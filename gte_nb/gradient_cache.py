@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings('ignore', message='IProgress')   # tqdm's, in a notebook without ipywidgets
     from accelerate import PartialState
 
+from .documented import documented
 from .embedder import TOKEN_BUDGET, Embedder, length_chunks
 from .losses import LOSSES
 
@@ -215,3 +216,6 @@ def sum_gradients(
         else:
             if p.grad is None: p.grad = torch.zeros_like(p)
             torch.distributed.all_reduce(p.grad)
+
+# %% ../nbs/05a_gradient_cache.ipynb #66b7c4bf
+documented(globals())

@@ -17,6 +17,7 @@ import pandas as pd
 
 from .cleaning import NAME_LEAK, CopyIndex, flag_rows
 from .corpus import MAX_CHARS, Corpus, Row, cache_folder, data_folder, progress_bar, report_unread, squeeze, written_aside
+from .documented import documented
 
 # %% ../nbs/09a_languages.ipynb #f95206e5
 _TOKEN = re.compile(r'''\s*(?:(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<word>[\w$\#@]+)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<template>`)|(?P<slash>/)|(?P<other>=>|\+\+|--|\S))''', re.S)
@@ -406,3 +407,6 @@ def unlike_training(
     sources = [source for source in ('docstring_code', 'comment_code', 'summary_rest') if source in corpus.manifest['fingerprints']]
     trained = CopyIndex(list(dict.fromkeys(query for source in sources for query in corpus.pairs(source, 'train')['query'])))
     return pairs[trained.find(pairs['query'].tolist()) < 0].reset_index(drop=True)
+
+# %% ../nbs/09a_languages.ipynb #58252647
+documented(globals())

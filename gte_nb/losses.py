@@ -11,6 +11,8 @@ from math import inf
 import torch
 from torch.autograd.function import once_differentiable
 
+from .documented import documented
+
 # %% ../nbs/04_losses.ipynb #aa950aa3
 RUNGS = {   # name: what a query is compared with, what a document is compared with, whether both sums form one partition
     'vanilla':   ('dh',  '',    False),
@@ -234,3 +236,6 @@ def _of_rung(rung):
 
 LOSSES = {rung: _of_rung(rung) for rung in RUNGS} | {'vanilla': info_nce, 'symmetric': symmetric_info_nce, 'improved': improved_contrastive_loss,
     '+dd without +qq': _of_rung(('dh', 'qdh', False))}   # off the ladder: the last comparison alone
+
+# %% ../nbs/04_losses.ipynb #25b53c66
+documented(globals())

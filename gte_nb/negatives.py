@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .corpus import character_classes, fold, normalise
+from .documented import documented
 from .embedder import Embedder
 
 # %% ../nbs/07_negatives.ipynb #96b7c798
@@ -231,3 +232,6 @@ def mine_hard_negatives(
     names = [f'_{k}' for k in range(1, num_negatives + 1)] if num_negatives > 1 else ['']
     return pairs.assign(**{f'negative{name}': [texts[i] if i >= 0 else '' for i in column] for name, column in zip(names, negative.T)},
         positive_similarity=positive_similarity, **{f'negative_similarity{name}': column for name, column in zip(names, negative_similarity.T)})
+
+# %% ../nbs/07_negatives.ipynb #06824330
+documented(globals())

@@ -12,6 +12,8 @@ from operator import index
 
 import numpy as np
 
+from .documented import documented
+
 # %% ../nbs/02_sampler.ipynb #99a30bee
 def mixing_probs(
     sizes, # rows of each source: a sequence of integers, each 1 or more
@@ -146,3 +148,6 @@ class MixtureSampler:
         source = int(sources[offset])
         pass_number, first, last = self._turn(source, int(before[source]) + np.count_nonzero(sources[:offset] == source))
         return source, keyed_permutation(np.arange(first, last), self.sizes[source], _key(self.seed, 1 + source, pass_number))
+
+# %% ../nbs/02_sampler.ipynb #25c474ac
+documented(globals())

@@ -8,9 +8,10 @@ __all__ = ['COLOURS', 'MAIN', 'STAGE_CLAIMS', 'load_model', 'draw_scores', 'gte_
            'zero_shot_from_results', 'zero_shot_claims']
 
 # %% ../nbs/09d_scores.ipynb #5fbac388
-import json
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -18,66 +19,84 @@ from fastcore.script import Param, call_parse
 
 from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .checkpoints import writable
-from .corpus import Corpus, cache_folder, complain, data_folder, kept, progress_bar, runs_folder, squeeze
-from .embedder import Embedder, minilm_folder
-from .evaluation import Measurement, append_results, bootstrap, difference, measure, remembering, summarise, tuned_bm25, verdict, wordllama_model
-from .mining import mine
+from .corpus import (Corpus, cache_folder, complain, data_folder, kept, progress_bar, results_folder,
+                           runs_folder, squeeze)
+from .documented import documented
+from .embedder import Embedder, UnsupportedModel, minilm_folder
+from .evaluation import (Measurement, append_results, bootstrap, difference, measure, remembering,
+                               summarise, tuned_bm25, unread, verdict, wordllama_model)
+from .folders import read_json
+from .mining import open_corpus
 from .negatives import BM25
-from .sharing import add_results, provenance, training_history, weights_hash
-from .tasks import TRAINED, find_tasks, packages_task
+from .sharing import add_results, hub_folder, model_hash, provenance, training_history
+from .tasks import TRAINED, find_tasks, tuning_task
 from .training import finished_run
 
 # %% ../nbs/09d_scores.ipynb #85ee304f
 def _kept(key, compute): return kept(cache_folder()/'evaluation'/f'{key}.json', compute)
 
 def _bm25(corpus):
-    if not corpus.manifest['rows']['docstring_code'].get('validation'):
-        print('bm25: this corpus has no validation packages to choose k1 and b on, so 1.5 and 0.75')
+    if not (task := tuning_task(corpus)):
+        print('bm25: this corpus has no validation rows to choose k1 and b on, so 1.5 and 0.75')
         return BM25()
-    task = packages_task(corpus, 'validation', rows=1000)
     return BM25(**_kept(f'bm25-{task.key}', lambda: vars(tuned_bm25(task))))
 
-def _ours(folder):
-    "Whether the folder holds a static encoder or a BERT whose vectors are the mean of its tokens"
-    settings = {name: json.loads((folder/name).read_text(encoding='utf-8')) if (folder/name).is_file() else {} for name in ('config.json', '1_Pooling/config.json', 'modules.json')}
-    kinds = {module['type'].rsplit('.', 1)[-1] for module in settings['modules.json']} if settings['modules.json'] else set()
-    if 'StaticEmbedding' in kinds: return kinds <= {'StaticEmbedding', 'Normalize'}
-    return settings['config.json'].get('model_type', 'bert') == 'bert' and settings['1_Pooling/config.json'].get('pooling_mode_mean_tokens', True) and kinds <= {'Transformer', 'Pooling', 'Normalize'}
-
-def _theirs(name):
-    "A model of another library, from a folder or the hub"
-    config = Path(name)/'config.json'
+def _theirs(folder, why):
+    "A model that `Embedder` does not compute, in sentence-transformers, which loads other things too"
+    kind = read_json(folder/'config_sentence_transformers.json').get('model_type', 'SentenceTransformer')
+    architectures = read_json(folder/'config.json').get('architectures') or ()
+    classifies = any(name.endswith('Classification') for name in architectures)
+    if classifies and not (folder/'modules.json').is_file(): kind = 'CrossEncoder'
+    if kind != 'SentenceTransformer':
+        raise ValueError(f'{folder} holds a {kind}, which gives a text no vector of its own; '
+                         'give a folder of a SentenceTransformer')
+    for pickle in folder.rglob('pytorch_model*.bin'):
+        if not any(pickle.parent.glob('model*.safetensors')):
+            raise ValueError(f'{pickle} is a pickle, which is never loaded here; let sentence-transformers '
+                             'save the model once more, and it writes safetensors')
     try:
-        if config.is_file() and json.loads(config.read_text()).get('model_type') == 'model2vec':
-            from model2vec import StaticModel
-            return StaticModel.from_pretrained(name)
         from sentence_transformers import SentenceTransformer
-        return SentenceTransformer(name, device=None, trust_remote_code=False)
-    except ImportError as error: raise ValueError(f'{name} needs {error.name}; get it with: pip install {error.name.replace("_", "-")}') from None
+        return SentenceTransformer(str(folder), trust_remote_code=False)
+    except ImportError as error:
+        missing = error.name.replace('_', '-')
+        raise ValueError(f'{why}; {missing} is not installed; get it with: pip install {missing}') from None
     except Exception as error:
-        if Path(name).is_dir(): raise ValueError(f'{name} holds no model that can be read ({type(error).__name__}: {squeeze(str(error))[:100]}); give a folder that training wrote, or one of sentence-transformers') from None
-        raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or 'wordllama', and the hub does not give it ({type(error).__name__})") from None
+        why = f'{type(error).__name__}: {squeeze(str(error))[:100]}'
+        raise ValueError(f'{folder} holds no model that can be read ({why}); give a folder that training '
+                         'wrote, or one of sentence-transformers') from None
 
 def load_model(
     name: str, # 'bm25', 'all-MiniLM-L6-v2', 'wordllama', a folder, or a name on the Hugging Face hub
-    corpus: Corpus|None, # BM25 is tuned on its validation packages; the others need none
-) -> tuple[object, str, dict]: # the model, a key that names its weights, and what its training says of itself
-    "Find a model by name. Raises ValueError or FileNotFoundError with one sentence."
+    corpus: Corpus|Callable[[], Corpus]|None, # BM25 is tuned on its validation rows; no other model needs it
+) -> tuple[object, str, dict]: # the model, a key that names all that decides its vectors, what is known of it
+    """Find a model by name: in our encoder where that computes it, otherwise in sentence-transformers.
+    Raises ValueError or FileNotFoundError with one sentence."""
     if name == 'bm25':
-        model = _bm25(corpus)
+        model = _bm25(corpus() if callable(corpus) else corpus)
         return model, f'bm25-{model.k1}-{model.b}', dict(label=name)
-    if name == 'all-MiniLM-L6-v2': return Embedder.load(), weights_hash(minilm_folder()), dict(label=name)
     if name == 'wordllama': return wordllama_model(), 'wordllama-256', dict(label=name)
-    folder = Path(name)
-    if folder.is_dir() and not any(folder.glob('*.json')): raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); give a folder that training wrote')
-    if not folder.is_dir() or not _ours(folder):
-        model = _theirs(name)
-        return model, weights_hash(folder) if (folder/'model.safetensors').is_file() else name.replace('/', '--'), dict(label=name)
-    embedder, about = Embedder.load(name), (finished_run(name) or {}).get('about', {})
+    folder, about = _folder(name), (finished_run(name) or {}).get('about', {})
+    try: model = Embedder.load(folder)
+    except UnsupportedModel as error: model = _theirs(folder, error)
     labels = {(1, False): 'stage 1', (2, True): 'stage 1 + 2', (2, False): 'stage 2 alone'}
     label = labels.get((about.get('stage'), about.get('init') != about.get('start')), name)
     sources = {source for record in (training_history(name) if about else ()) for source in record['about'].get('sources', ())}
-    return embedder, f'{weights_hash(name)}-{embedder.max_length}', dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
+    about = dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
+    return model, model_hash(folder), about
+
+def _folder(name):
+    "Where the files of a model are"
+    if name == 'all-MiniLM-L6-v2': return minilm_folder()
+    if not Path(name).is_dir():
+        try: return hub_folder(name)
+        except ValueError as error:
+            raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or "
+                             f"'wordllama'; {error}") from None
+    if not any(Path(name).glob('*.json')):
+        raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); '
+                         'give a folder that training wrote')
+    return Path(name)
+
 
 # %% ../nbs/09d_scores.ipynb #51c7e719
 COLOURS = {'bm25': '#999999', 'wordllama': '#D55E00', 'all-MiniLM-L6-v2': '#56B4E9', 'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2', 'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}   # of models, in the order in which tables list them
@@ -115,19 +134,22 @@ def _measured(model, key, task):
 @call_parse
 def gte_evaluate(
     models: Param("model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub", str, nargs='+'), # what to evaluate
-    out: str = None, # folder for the table and the chart; default: data/runs/evaluation
+    out: Param(f"folder for the table and the chart; default: {runs_folder()/'evaluation'}", str) = None,
     tasks: str = 'default', # suites (default, zero-shot, all) or names of tasks, separated by semicolons
     benchmark: str = None, # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
-    corpus: str = None, # folder of a mined corpus; default: the project's own
-    rows: int = 1500, # functions of a package task
+    corpus: Param("folder of a mined corpus, or a file of your own pairs, which become a task; may be given"
+                  " several times; default: the project's own corpus, mined when a task needs it",
+                  str, action='append') = None,
+    rows: int = 1500, # functions of a package task, and queries of your own
     record: bool = False, # append the rows to data/results of this checkout
 ):
     "Evaluate models side by side, with 95% intervals."
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
+        if record: results_folder()                                   # refused before the work, not after it
         if benchmark: _benchmark_command(models, benchmark, out, record)
-        else: _evaluate_command(models, tasks, out, Corpus(corpus) if corpus else mine(), rows, record)
+        else: _evaluate_command(models, tasks, out, cache(lambda: open_corpus(corpus)), rows, record)
     except (ValueError, FileNotFoundError) as error: complain(error)
 
 def _load(names, corpus):
@@ -151,6 +173,7 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
                 try:
                     if measurement := _measured(model, key, task):
                         found[name, task.name] = measurement
+                        if isinstance(model, BM25) and (said := unread(task)): notes.append(said)
                         table += [dict(model=about['label'], folder=name, **row) for row in summarise(measurement, task)]
                 except ValueError as error: failed.append(f'{about["label"]} on {task.name}: {error}')
                 bar.update()
@@ -167,7 +190,7 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
         try: add_results(name, table[table['folder'] == name])
         except ValueError as error: print(f'not in the card: {error}')
     if keep:
-        how, by_name = dict(provenance(), corpus=corpus.fingerprint), {task.name: task for task in tasks}
+        how, by_name = dict(provenance(), corpus=corpus().fingerprint), {task.name: task for task in tasks}
         abouts = {name: dict(recipe=a.get('recipe', ''), model=a['label'], seed=a.get('seed', '')) for name, (_, _, a) in loaded.items()}
         append_results('evaluation', [dict(abouts[row['folder']], **{k: row[k] for k in ('task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds')}, task_key=by_name[row['task']].key, **how) for row in table.to_dict('records')])
         append_results('items', [dict(abouts[name], task=task, metric=by_name[task].metric, task_key=by_name[task].key, values=' '.join(f'{v:.4g}' for v in m.values[by_name[task].metric])) for (name, task), m in found.items()])
@@ -205,8 +228,17 @@ def _comparisons(loaded, found, task):
 def recorded(
     name: str, # file name without .csv
 ) -> 'pd.DataFrame': # the last row of each (recipe, model, seed, task, metric)
-    "Rows of data/results."
-    return _read(file := data_folder()/'results'/f'{name}.csv', file.stat().st_mtime_ns).copy()
+    "Rows of data/results, which travels with a checkout. Raises FileNotFoundError where there is none."
+    return _read(*_recorded(name)).copy()
+
+def _recorded(name):
+    "A file of data/results, and when it was changed"
+    file = data_folder()/'results'/f'{name}.csv'
+    if not file.is_file():
+        raise FileNotFoundError(f'{file} is missing: recorded results travel with a checkout of the project, '
+                                'not with the installed package; call this in one, or record your own with '
+                                'gte_evaluate --record')
+    return file, file.stat().st_mtime_ns
 
 @cache
 def _read(file, changed):
@@ -226,7 +258,7 @@ def recorded_values(
 
 def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, score, low, high
     "The primary score of every recorded model on every task, with a 95% interval over seeds and items."
-    return _table((data_folder()/'results'/'items.csv').stat().st_mtime_ns).copy()
+    return _table(_recorded('items')[1]).copy()
 
 @cache
 def _table(changed):
@@ -248,15 +280,24 @@ def recorded_difference(
 
 MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking77', 'MRPC')   # tasks of the scoreboard
 
+def _shown(text):
+    "IPython.display.Markdown"
+    if not find_spec('IPython'):
+        raise ValueError('a table is shown by IPython, which is not installed; get it with: pip install '
+                         'ipython; or take the numbers from recorded_table()')
+    from IPython.display import Markdown
+    return Markdown(text)
+
 def _named(recipe, model): return f'`{recipe}`, {model}' if recipe else model
 
 def _markdown(table, index, columns):
-    "IPython.display.Markdown of scores in percent, a line for each value of `index`"
-    from IPython.display import Markdown
+    "Scores in percent, a line for each value of `index`"
     table = table.assign(named=[_named(recipe, model) for recipe, model in zip(table['recipe'], table['model'])], measured=table['task'] + ' (' + table['metric'] + ')',
         cell=[f'{100*score:.1f} [{100*low:.1f}, {100*high:.1f}]' for score, low, high in zip(table['score'], table['low'], table['high'])])
     wide = table.pivot(index=index, columns=columns, values='cell').reindex(index=dict.fromkeys(table[index]), columns=dict.fromkeys(table[columns])).fillna('–')
-    return Markdown('\n'.join([f'| | {" | ".join(wide.columns)} |', '|---'*(len(wide.columns) + 1) + '|', *(f'| {name} | {" | ".join(cells)} |' for name, cells in zip(wide.index, wide.to_numpy()))]))
+    lines = [f'| | {" | ".join(wide.columns)} |', '|---'*(len(wide.columns) + 1) + '|']
+    lines += [f'| {name} | {" | ".join(cells)} |' for name, cells in zip(wide.index, wide.to_numpy())]
+    return _shown('\n'.join(lines))
 
 def scoreboard_from_results(): # IPython.display.Markdown
     "The recorded scores on the main tasks, a line per model."
@@ -268,14 +309,13 @@ STAGE_CLAIMS = (('stage 1 + 2', 'stage 1'), ('stage 1', 'stage 2 alone'), ('stag
 
 def claims_from_results(): # IPython.display.Markdown
     "The paper's stage ablation: what it says, what we measured on the held-out packages, does it hold."
-    from IPython.display import Markdown
     lines = ['| the paper says | recipe | measured: MRR@10 × 100, difference on held-out packages | at our scale it |', '|---|---|---|---|']
     for better, worse in STAGE_CLAIMS:
         for recipe in sorted({r for r in recorded('evaluation')['recipe'] if r}):
             mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse), 'packages'))
             said = 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot tell'
             lines.append(f'| {better} beats {worse} | `{recipe}` | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | {said} |')
-    return Markdown('\n'.join(lines))
+    return _shown('\n'.join(lines))
 
 # %% ../nbs/09d_scores.ipynb #9c027c5f
 _ZERO_SHOT = (('', 'bm25'), ('', 'wordllama'), ('', 'all-MiniLM-L6-v2'), ('laptop-scratch', 'stage 1'), ('laptop', 'stage 1'))
@@ -297,3 +337,6 @@ def zero_shot_claims() -> list[str]: # sentences
             better, worse = (found[:, 1] > 0).sum(), (found[:, 2] < 0).sum()
             said.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {len(domains)} domains, worse on {worse}, and cannot be told from it on {len(domains) - better - worse}; MRR@10 differs by {found[:, 0].mean():+.3f} on average.')
     return said
+
+# %% ../nbs/09d_scores.ipynb #e72fa920
+documented(globals())

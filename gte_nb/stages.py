@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIPLES', 'RECIPES', 'MINED', 'HOW', 'SWITCHES', 'Recipe', 'inverse_document_frequency', 'chosen_sources',
-           'source_tables', 'start_embedder', 'hub_folder', 'row_name', 'pair_batches', 'siblings', 'random_negatives',
+           'source_tables', 'start_embedder', 'row_name', 'pair_batches', 'siblings', 'random_negatives',
            'negative_ids', 'triple_batches', 'remarks', 'run_stage', 'gauge_sources', 'held_back', 'gte_pretrain',
            'gte_finetune']
 
@@ -22,13 +22,15 @@ from fastcore.docments import docments
 
 from .cleaning import sorted_unique
 from .checkpoints import writable
-from .corpus import Corpus, cache_folder, complain, from_files, normalise, runs_folder
+from .corpus import Corpus, cache_folder, complain, normalise, runs_folder
+from .documented import documented
 from .embedder import Embedder, TokenTable, token_table, tokenizer_hash
 from .encoder import StaticEncoder
+from .folders import Settings
 from .mining import mine, open_corpus
 from .negatives import known_links, mine_hard_negatives
 from .sampler import MixtureSampler
-from .sharing import weights_hash, write_card
+from .sharing import hub_folder, weights_hash, write_card
 from .gauges import held_out_gauges, signatures
 from .gradient_cache import TIMEOUT, Batch, processes
 from .training import (Gone, draw_run, finished_run, first_process_first, losses_said, os_errors_said,
@@ -136,6 +138,12 @@ def source_tables(
                             for column, length in (('query', recipe.query_tokens), ('document', recipe.document_tokens))))
     return tables
 
+def _loaded(folder, recipe, keep_layers=None):
+    "A model to go on from. A bare checkpoint does not say how long its vectors are; the loss reads their directions, so 1."
+    embedder = Embedder.load(folder, keep_layers=keep_layers, dropout=recipe.dropout)
+    if folder and not (Path(folder)/'modules.json').exists(): embedder.settings.normalize = True
+    return embedder
+
 def start_embedder(
     recipe: Recipe, # `start` and its fields
     corpus: Corpus, # for a vocabulary and idf weights of its own
@@ -147,7 +155,9 @@ def start_embedder(
         wrapped, shape = recipe.layers > 0, (recipe.layers, recipe.hidden_size, recipe.max_length)
         tokenizer = corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean, wrapped, run)
         if recipe.layers: return new_bert(tokenizer, *shape, seed, recipe.dropout)
-        embedder = Embedder(StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size), tokenizer, recipe.max_length)
+        encoder = StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size)
+        # unknown words stay out of the mean: the folder then has one vector for a text in every library
+        embedder = Embedder(encoder, tokenizer, recipe.max_length, Settings(skip_unknown=True))
         idf = inverse_document_frequency([t for both in source_tables(embedder, corpus, recipe) for t in both], tokenizer.get_vocab_size())
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -155,20 +165,9 @@ def start_embedder(
             weight.copy_(torch.randn(weight.shape, generator=generator) * torch.from_numpy(idf).float()[:, None] / recipe.hidden_size**0.5)
         return embedder
     folder = None if recipe.start == 'all-MiniLM-L6-v2' else recipe.start if Path(recipe.start).is_dir() else hub_folder(recipe.start)
-    embedder = Embedder.load(folder, keep_layers=recipe.keep_layers or None, dropout=recipe.dropout)
+    embedder = _loaded(folder, recipe, recipe.keep_layers or None)
     embedder.max_length = recipe.max_length
     return embedder
-
-def hub_folder(
-    name: str, # of a model on the Hugging Face hub
-) -> str: # a folder with tokenizer, config and weights, kept in the hub's own cache
-    "Fetch a model. Raises ValueError when it is not to be had, or has no weights in safetensors."
-    from huggingface_hub import snapshot_download
-    try: folder = snapshot_download(name, allow_patterns=['config.json', 'tokenizer.json', 'vocab.txt', 'model.safetensors', 'sentence_bert_config.json'])
-    except Exception as error: raise ValueError(f'{name} is no folder here, and the hub does not give it ({type(error).__name__}); name a folder with its config.json, tokenizer.json and model.safetensors') from None
-    if missing := [file for file in ('tokenizer.json', 'model.safetensors') if not (Path(folder)/file).exists()]:
-        raise ValueError(f"{name} has no {' and no '.join(missing)}: a pickle is never loaded here. Convert it once, with transformers: AutoModel and AutoTokenizer, from_pretrained({name!r}), then save_pretrained(folder); and start from that folder")
-    return folder
 
 # %% ../nbs/08_stages.ipynb #15e54253
 def row_name(
@@ -320,8 +319,7 @@ def run_stage(
     recipe, finished = chosen_sources(corpus, recipe), finished_run(out)
     with losses_said(out), first_process_first():                         # which fills the caches
         if not finished: writable(out)                                   # asked before the work
-        if init: embedder = Embedder.load(init, dropout=recipe.dropout)
-        else: embedder = start_embedder(recipe, corpus, seed, out)
+        embedder = _loaded(init, recipe) if init else start_embedder(recipe, corpus, seed, out)
         if embedder.static != recipe.static:
             raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; choose the other recipe or another --init")
         about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(embedder.tokenizer), init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start) else recipe.start)
@@ -423,8 +421,7 @@ def _run_command(stage, ours, changes, how):
     def say(*sentences):
         if processes().is_main_process and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
     with losses_said(), first_process_first():
-        plain = ours['corpus'] and ours['quoting'] == 'none'
-        corpus = from_files(ours['corpus'], quoting='none') if plain else open_corpus(ours['corpus'])
+        corpus = open_corpus(ours['corpus'], ours['quoting'])
     known = set(recipe.sources) & set(corpus.manifest['rows'])
     if 'sources' not in changes and not known: recipe = replace(recipe, sources=())
     recipe, out = chosen_sources(corpus, recipe), out or runs_folder()/name/f'stage{stage}'
@@ -470,3 +467,6 @@ def gte_finetune(
 ):
     "Stage 2: fine-tuning on triples with hard negatives."
     _stage_command(2, argv)
+
+# %% ../nbs/08_stages.ipynb #4ace4e8c
+documented(globals())

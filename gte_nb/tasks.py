@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN_NAMES', 'HUMAN', 'CLUSTERING', 'TRAINED', 'DOMAINS', 'SUITES', 'mask_names', 'packages_task', 'local_tasks',
-           'clustering_task', 'reranking_task', 'zero_shot_tasks', 'available_tasks', 'find_tasks']
+           'own_task', 'tuning_task', 'clustering_task', 'reranking_task', 'zero_shot_tasks', 'find_tasks']
 
 # %% ../nbs/09b_tasks.ipynb #1c16412b
 import re
@@ -13,12 +13,14 @@ from difflib import get_close_matches
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import pandas as pd
 
 from .cleaning import ALL, NAME_LEAK
-from .corpus import Corpus, evaluation_folder, normalise, squeeze
+from .corpus import SPLITS, Corpus, evaluation_folder, normalise, squeeze
+from .documented import documented
 from .evaluation import STS, Classification, Clustering, PairClassification, Reranking, Retrieval
 from .languages import javascript_pairs, pod_pairs, unlike_training
 from .negatives import BM25
@@ -162,6 +164,43 @@ def local_tasks(
         except ValueError as error: notes.append(f'{shown} is left out: {error}')
     return tasks, notes
 
+# %% ../nbs/09b_tasks.ipynb #b4d2e8f3
+def _held_out(corpus, source):
+    "The split to measure on"
+    counts = corpus.manifest['rows'][source]
+    return next((split for split in SPLITS if counts.get(split)), 'train')
+
+def _titled(name, split): return name if split == 'test' else f'{name} ({split})'
+
+def own_task(
+    corpus: Corpus, # read from files of your own
+    source: str, # in it
+    rows: int = 1500, # queries, drawn at random with a fixed seed
+    split: str|None = None, # None: test, or else validation, or else train
+) -> Retrieval:
+    "Query → document on rows of your own. Raises ValueError when there is nothing to choose from."
+    split = split or _held_out(corpus, source)
+    pairs = corpus.pairs(source, split)
+    queries = pairs['query'].drop_duplicates()
+    queries = queries.sample(min(rows, len(queries)), random_state=0)
+    pairs = pairs[pairs['query'].isin(queries)]
+    place = {document: i for i, document in enumerate(pairs['document'].unique())}
+    if len(place) < 2:
+        raise ValueError(f'the {split} rows of {source} have {len(place)} document; give at least two, so '
+                         'that there is something to choose from')
+    relevant = {query: {} for query in queries}
+    for query, document in zip(pairs['query'], pairs['document']): relevant[query][place[document]] = 1
+    return Retrieval(_titled(source, split), list(relevant), list(place), list(relevant.values()))
+
+def tuning_task(
+    corpus: Corpus, # mined, or read from files
+) -> Retrieval|None: # on validation rows; None: there are none beside the test rows
+    "What BM25's k1 and b are chosen on."
+    rows = corpus.manifest['rows']
+    if rows.get('docstring_code', {}).get('validation'): return packages_task(corpus, 'validation', rows=1000)
+    own = [source for source, counts in rows.items() if counts.get('test') and counts.get('validation')]
+    return own_task(corpus, own[0], 1000, 'validation') if own else None
+
 # %% ../nbs/09b_tasks.ipynb #8b314f10
 def _gensim(file):
     "The lines of a file of gensim's test data."
@@ -277,20 +316,25 @@ def _domain(name, pairs, rows):
 _LEAST = 50   # queries of a domain
 
 def _zero_shot(corpus, trained, notes, rows=500):
-    "name → function that makes the task"
-    packages = {source: set(corpus.pairs(source, 'train', drop=0)['package']) for source in trained if source in TEXT_SOURCES and source in corpus.manifest['rows']}
+    "name → function that makes the task; `corpus` is a function, called by the task that needs it"
+    @cache
+    def packages():
+        "source → packages that it trained on"
+        held = corpus().manifest['rows'].keys() & TEXT_SOURCES.keys()
+        read = [source for source in trained if source in held]
+        return {source: set(corpus().pairs(source, 'train', drop=0)['package']) for source in read}
     def enough(pairs):
         if len(pairs) < _LEAST: raise ValueError(f'{len(pairs)} test rows, fewer than {_LEAST}')
         return pairs
     def domain(source):
         if source in trained: raise ValueError(f'{source} was trained on')
-        pairs = enough(_unlike(corpus.pairs(source, 'test')))
-        if near := [other for other, seen in packages.items() if seen & set(pairs['package'])]:
+        pairs = enough(_unlike(corpus().pairs(source, 'test')))
+        if near := [other for other, seen in packages().items() if seen & set(pairs['package'])]:
             notes.append(f"{DOMAINS[source]}: held out, not zero-shot, because {' and '.join(near)} trained on other entries of {', '.join(sorted(set(pairs['package'])))}")
         return _domain(DOMAINS[source], pairs, rows)
     @cache
-    def language(read): return unlike_training(pairs, corpus) if len(pairs := _unlike(read())) else pairs
-    makers = {name: partial(domain, source) for source, name in DOMAINS.items() if source in corpus.manifest['rows']}
+    def language(read): return unlike_training(pairs, corpus()) if len(pairs := _unlike(read())) else pairs
+    makers = {name: partial(domain, source) for source, name in DOMAINS.items()}
     for name, read in (('JavaScript: JSDoc → function', javascript_pairs), ('Perl: POD → sub', pod_pairs)):
         makers[name] = lambda name=name, read=read: _domain(name, enough(language(read)), 2*rows)
         makers[f'{name} (names masked)'] = lambda name=name, read=read: _domain(f'{name} (names masked)', mask_names(enough(language(read))), 2*rows)
@@ -303,15 +347,21 @@ def zero_shot_tasks(
 ) -> tuple[list, list[str]]: # tasks; sentences about what is left out, and about domains of which a model has seen a neighbour
     "A retrieval task for each domain that was not trained on."
     notes = []
-    tasks, left_out = _gather(_zero_shot(corpus, trained, notes, rows))
+    tasks, left_out = _gather(_zero_shot(lambda: corpus, trained, notes, rows))
     return tasks, notes + left_out
 
 # %% ../nbs/09b_tasks.ipynb #6b59b17d
 SUITES = ('default', 'zero-shot', 'all')
 
+_PACKAGES = 'packages', 'packages (names masked)', 'packages (reranking)', 'package summaries'
+_MADE_OF = { # task → source that it is made of
+    **{name: source for source, name in DOMAINS.items()}, **dict.fromkeys(_PACKAGES, 'docstring_code')}
+
 def _default(corpus, rows, notes):
-    "name → function that makes the task; the sets of the folder are read at once"
-    makers = {'packages': partial(packages_task, corpus, rows=rows), 'packages (names masked)': partial(packages_task, corpus, masked=True, rows=rows)}
+    """name → function that makes the task; the sets of the folder are read at once; `corpus` is
+    a function, which the task that needs it calls"""
+    makers = {'packages': lambda: packages_task(corpus(), rows=rows),
+              'packages (names masked)': lambda: packages_task(corpus(), masked=True, rows=rows)}
     folder = evaluation_folder()
     local, said = local_tasks(folder) if folder else ([], ['public test sets are left out: GTE_NB_EVAL_DATA does not name a folder with them'])
     notes += said
@@ -319,28 +369,41 @@ def _default(corpus, rows, notes):
         task, note = reranking_task(make())
         notes.append(note)
         return task
-    makers |= {task.name: lambda task=task: task for task in local} | HUMAN | {name: partial(make, corpus) for name, make in CLUSTERING.items()}
+    makers |= {task.name: lambda task=task: task for task in local} | HUMAN
+    makers |= {name: lambda make=make: make(corpus()) for name, make in CLUSTERING.items()}
     makers |= {f'{task.name} (clusters)': partial(clustering_task, f'{task.name} (clusters)', task.test_texts, task.test_labels) for task in local if task.type == 'Classification' and len(set(task.test_labels)) >= 20}
     return makers | {f'{name} (reranking)': partial(reranked, makers[name]) for name in ('packages', *(task.name for task in local if task.type == 'Retrieval'))}
 
-def available_tasks(
-    corpus: Corpus, # for the held-out packages
-    rows: int = 1500, # functions of a package task
-) -> tuple[list, list[str]]: # tasks; a sentence for whatever is left out
-    "The suite `default`: held-out packages, the sets of the folder, people's judgements, groups, and BM25's candidates."
-    notes = []
-    tasks, left_out = _gather(_default(corpus, rows, notes))
-    return tasks, notes + left_out
+def _own(corpus, rows, notes):
+    "name → function that makes the task, of a corpus that was read from files"
+    makers = {}
+    for source in corpus.manifest['rows'] if 'files' in corpus.manifest else ():
+        split = _held_out(corpus, source)
+        if split == 'train':
+            notes.append(f'{source} (train) is measured on rows that training may have seen: none has the '
+                         'split test or validation')
+        makers[_titled(source, split)] = partial(own_task, corpus, source, rows, split)
+    return makers
 
 def find_tasks(
     names: list[str], # of suites (default, zero-shot, all) or of tasks; capitals do not matter
-    corpus: Corpus, # for the held-out packages and the domains
-    rows: int = 1500, # functions of a package task
+    corpus: Corpus|Callable[[], Corpus], # mined, or your own rows; a function is called when a task needs it
+    rows: int = 1500, # functions of a package task, and queries of your own
     trained: tuple[str, ...] = TRAINED, # sources that a model to be measured has trained on
 ) -> tuple[list, list[str]]: # tasks; a sentence for whatever is left out
     "Tasks by name. Raises ValueError for a name that is none, with the nearest ones."
-    notes = []
-    suites = {'default': _default(corpus, rows, notes), 'zero-shot': _zero_shot(corpus, trained, notes)}
+    notes, opened = [], cache(lambda: corpus() if callable(corpus) else corpus)
+    suites, asked = dict(default=_default(opened, rows, notes)), {name.lower() for name in names}
+    suites['zero-shot'] = _zero_shot(opened, trained, notes)
+    if not asked <= {name.lower() for suite in suites.values() for name in suite}:  # suites, own rows
+        held, files = opened().manifest['rows'], opened().manifest.get('files', [])
+        for suite, makers in suites.items():
+            here = [name for name in makers if _MADE_OF.get(name) in (None, *held) or name.lower() in asked]
+            suites[suite] = {name: makers[name] for name in here}
+        suites['default'] = _own(opened(), rows, notes) | suites['default']
+        if 'docstring_code' not in held:
+            notes.append(f"packages are left out: {', '.join(files) or opened().folder} was not mined from "
+                         "Python packages")
     suites['all'] = suites['default'] | suites['zero-shot']
     chosen, known = {}, {name.lower(): name for name in (*suites['all'], *suites)}
     for name in names:
@@ -355,3 +418,6 @@ def find_tasks(
     tasks, left_out = _gather(chosen)
     if not tasks: raise ValueError(left_out[0] if left_out else f"no task is named; suites: {', '.join(SUITES)}")
     return tasks, notes + left_out
+
+# %% ../nbs/09b_tasks.ipynb #251181ec
+documented(globals())

@@ -32,6 +32,7 @@ from torch.nn.utils import get_total_norm
 
 from .checkpoints import checkpoint_steps, differences, load_checkpoint, locked, save_checkpoint
 from .corpus import cache_folder, new_figure, progress_bar, written_aside
+from .documented import documented
 from .embedder import Embedder, tokenizer_hash
 from .encoder import Encoder, StaticEncoder
 from .gradient_cache import Batch, backward, drop_tokens, largest, processes, sum_gradients
@@ -544,3 +545,6 @@ def finished_run(
     "What a finished run says of itself."
     file = Path(folder)/'training.json'
     return json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+
+# %% ../nbs/06_training.ipynb #699bf5d5
+documented(globals())

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from .checkpoints import checkpoint_steps
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
+from .documented import documented
 from .embedder import SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash, train_tokenizer, wrap_texts
 from .encoder import Encoder, EncoderConfig
 from .gradient_cache import CHUNK_TOKENS, processes, seed_dropout
@@ -198,3 +199,6 @@ def gte_warmup(
             print(f'{out}: {fell} in {took}; go on with: gte_pretrain --init {out}')
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt as stop: print(f'\n{stop}', file=sys.stderr); sys.exit(130)
+
+# %% ../nbs/06b_warmup.ipynb #61fa7f90
+documented(globals())

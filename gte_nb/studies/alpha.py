@@ -9,7 +9,7 @@ __all__ = ['ALPHAS', 'RECIPES', 'ARMS', 'DEALT', 'dealt_anew', 'mixed_batches', 
 from dataclasses import replace
 from functools import lru_cache
 
-from ..experiments import Claim, compare
+from ..experiments import Claim, by_task
 from ..gradient_cache import Batch
 from ..miniature import BASE, BERT, EXAMINED, UNSEEN, cell
 from ..stages import pair_batches
@@ -52,9 +52,8 @@ def run(
 def claims(
     rows: 'pd.DataFrame', # recorded
 ) -> list[Claim]: # those with rows
-    "What the paper says of mixtures."
-    def against(theirs):
-        pairs = {kind: ('alpha 0.5' + end, theirs + end) for kind, end in (('static', ''), ('transformer', '/bert'))}
-        return {kind: compare(rows, *pair, 'unseen') for kind, pair in pairs.items() if set(pair) <= set(rows['arm'])}
-    found = {**{f'α = 0.5 beats α = {a}': against(f'alpha {a}') for a in ('0', '0.3', '1')}, 'a batch should come from one source': against('alpha 0.5/mixed')}
-    return [Claim(paper, differences) for paper, differences in found.items() if differences]
+    "What the paper says of mixtures, for each kind of encoder."
+    asked = {f'α = 0.5 beats α = {a}': f'alpha {a}' for a in ('0', '0.3', '1')} | {'a batch should come from one source': 'alpha 0.5/mixed'}
+    return [Claim(f'{paper}{where}', {name: by_task(rows, 'alpha 0.5' + end, theirs + end, 'unseen', UNSEEN)})
+            for where, name, end in (('', 'static', ''), (' (transformer)', 'three layers', '/bert'))
+            for paper, theirs in asked.items() if {'alpha 0.5' + end, theirs + end} <= set(rows['arm'])]

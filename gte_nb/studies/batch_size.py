@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..experiments import Claim, compare
-from ..miniature import BASE, BERT, SOURCES, cell
+from ..experiments import Claim, by_task, compare
+from ..miniature import BASE, BERT, SOURCES, UNSEEN, cell
 
 # %% ../../nbs/experiments/batch_size.ipynb #193e1701
 LARGE = replace(BASE, sources=SOURCES[:8], hidden_size=64)   # sources with more than 16,384 pairs; narrow, because the loss takes batch size squared × width
@@ -52,11 +52,17 @@ def growth(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]:
-    "Bigger batches are better; there is a plateau."
+    "Bigger batches are better at equal steps, which the paper says; at equal pairs the middle is best, which we add."
     found = []
+    def over(arms, a, b): return {f'{a:,} → {b:,}': by_task(rows, arms[b], arms[a], 'unseen', UNSEEN)}
     for equal, bert in (('steps', False), ('pairs', False), ('pairs', True)):
         arms = sizes(rows, equal, bert)
-        if len(arms) > 2:
-            middle = list(arms)[len(arms)//2]
-            found.append(Claim(f'bigger batches are better, at equal {equal}' + ' (transformer)'*bert, {f'{list(arms)[0]:,} → {middle:,}': compare(rows, arms[middle], list(arms.values())[0], 'unseen'), f'{middle:,} → {list(arms)[-1]:,}': compare(rows, list(arms.values())[-1], arms[middle], 'unseen')}))
+        if len(arms) < 3: continue
+        first, *_, last = arms
+        if equal == 'steps': found.append(Claim('bigger batches are better, at equal steps', over(arms, first, last)))
+        elif bert: found.append(Claim('bigger batches are better, at equal pairs (transformer)', over(arms, first, last), added=True))
+        else:
+            middle = min(arms, key=lambda n: abs(np.log(n/(first*last)**0.5)))
+            both = over(arms, first, middle) | over(arms, last, middle)
+            found.append(Claim('at equal pairs a batch in the middle beats both ends', both, added=True))
     return found

@@ -189,16 +189,19 @@ def run(
     after = _measure(embedder, what.test)
     with written_aside(folder/f'items-{model}-{name}-{seed}.json') as aside: aside.write_text(json.dumps(dict(arm=arm, seed=seed, before=before, after=after)), encoding='utf-8')
     found = dict(before=np.mean(before), after=np.mean(after), rate=rate, loss=loss, seconds=seconds, **{f'validation at {rate:g}': score for rate, score in tried.items()})
-    return [dict(step=0 if metric == 'before' else steps, metric=metric, value=round(float(value), 6), pairs=0 if metric == 'before' else steps*BATCH) for metric, value in found.items()]
+    made = dict(start=key(start(model, seed)), model=key(embedder), exams={name: what.test.key, 'validation': what.validation.key})
+    def row(metric, value, at): return dict(step=at, metric=metric, value=round(float(value), 6), pairs=at*BATCH, made=made)
+    return [row(metric, value, 0 if metric == 'before' else steps) for metric, value in found.items()]
 
-ITEMS = 'finetuned-items.csv'   # in data/results: arm, seed, state (before or after), values
+ITEMS = 'finetuned-items.parquet'   # in data/results: arm, seed, state (before or after), values
 
 def gather(
     folder: Path|None = None, # where `run` has kept items; None: data/runs/finetuned
 ) -> pd.DataFrame: # arm, seed, state, values: the primary metric of each test item, in their order
-    "The values of single items, which the rows of an experiment have no room for; `gather().to_csv` writes ITEMS."
-    kept = [json.loads(file.read_text(encoding='utf-8')) for file in sorted((folder or runs_folder()/'finetuned').glob('items-*.json'))]
-    return pd.DataFrame([dict(arm=one['arm'], seed=one['seed'], state=state, values=' '.join(f'{value:g}' for value in one[state])) for one in kept for state in ('before', 'after')])
+    "The values of single items, which the rows of an experiment have no room for; `gather().to_parquet` writes ITEMS."
+    files = sorted((folder or runs_folder()/'finetuned').glob('items-*.json'))
+    kept = [json.loads(file.read_text(encoding='utf-8')) for file in files]
+    return pd.DataFrame([dict(arm=one['arm'], seed=one['seed'], state=state, values=one[state]) for one in kept for state in ('before', 'after')])
 
 def item_values(
     items: pd.DataFrame, # of `gather`
@@ -206,5 +209,4 @@ def item_values(
     state: str, # 'before' or 'after'
 ) -> np.ndarray: # (seeds, items)
     "The primary metric of each test item."
-    found = items[(items['arm'] == arm) & (items['state'] == state)].sort_values('seed')
-    return np.array([values.split() for values in found['values']], dtype=float)
+    return np.stack(items[(items['arm'] == arm) & (items['state'] == state)].sort_values('seed')['values'].to_numpy())

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..corpus import kept, runs_folder
-from ..experiments import Claim, compare
+from ..experiments import Claim, by_task
 from ..gauges import held_out_pairs, token_gauge
 from ..gradient_cache import Batch
 from ..miniature import BERT_SECOND, SECOND, UNSEEN, cell, second_start, start
@@ -104,7 +104,7 @@ def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
     "Stage 2 gives each query a hard negative: one that the model takes for near, against a random one, on the task itself."
-    asked = {'a hard negative beats a random one in stage 2': tuple(TASKS), 'a hard negative beats a random one in stage 2 of a transformer': ('code/bert',)}
-    arms = set(rows['arm'])
-    return [Claim(paper, {place.removesuffix('/bert'): compare(rows, f'model/{place}', f'random/{place}', 'own') for place in places})
-            for paper, places in asked.items() if all(f'{kind}/{place}' in arms for place in places for kind in ('model', 'random'))]
+    places = {place: f'a hard negative beats a random one in stage 2: {place}' for place in TASKS}
+    places |= {'code/bert': 'a hard negative beats a random one in stage 2: code (transformer)'}
+    return [Claim(said, {'one near miss': by_task(rows, f'model/{place}', f'random/{place}', 'own', (TASKS[place.split('/')[0]],))}, added=True)
+            for place, said in places.items() if {f'model/{place}', f'random/{place}'} <= set(rows['arm'])]

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from ..embedder import Embedder
-from ..experiments import Claim, compare
-from ..miniature import BASE, best_rate, cell, stage1
+from ..experiments import Claim, by_task, published_gain
+from ..miniature import BASE, UNSEEN, best_rate, cell, stage1
 from ..warmup import new_bert
 
 # %% ../../nbs/experiments/model_size.ipynb #51097bd6
@@ -58,8 +58,10 @@ def run(
     "Train an encoder of a size."
     recipe = RECIPES[arm]
     if not recipe.layers: return cell(recipe, seed, tiny=tiny)
-    rate = recipe.learning_rate if tiny else best_rate(replace(recipe, steps=SMALL.steps), begin)[0]             # of a shape, at equal steps
-    return cell(replace(recipe, learning_rate=rate), seed, partial(begin, tiny=tiny), tuned=False, tiny=tiny)
+    rate, tried = (recipe.learning_rate, {}) if tiny else best_rate(replace(recipe, steps=SMALL.steps), begin)   # of a shape, at equal steps
+    found = cell(replace(recipe, learning_rate=rate), seed, partial(begin, tiny=tiny), tuned=False, tiny=tiny)
+    found[0]['made'] |= dict(rates=tried)
+    return found
 
 # %% ../../nbs/experiments/model_size.ipynb #eb84b9c2
 def shapes(
@@ -73,13 +75,17 @@ def shapes(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]:
-    "Bigger models are better."
+    "Bigger models are better: wider static encoders; wider and deeper transformers at equal steps, and, which we add, at equal compute."
     found, static = [], [f'static {w}' for w in WIDTHS if f'static {w}' in set(rows['arm'])]
-    differences = {f'width {a.split()[1]} → {b.split()[1]}': compare(rows, b, a, 'unseen') for a, b in zip(static, static[1:])}
-    if differences: found.append(Claim('bigger models are better: static encoders', differences))
+    def over(a, b): return by_task(rows, b, a, 'unseen', UNSEEN)
+    doublings = {f'width {a.split()[1]} → {b.split()[1]}': over(a, b) for a, b in zip(static, static[1:])}
+    paper = published_gain('gte-large', 'gte-small') + ' (small → large)'
+    if doublings: found.append(Claim('bigger models are better: wider static encoders', doublings, paper))
     for equal in ('steps', 'compute'):
         arms = shapes(rows, equal)
-        pairs = {'1 → 6 layers': ((1, 128), (6, 128)), 'width 64 → 384': ((2, 64), (2, 384))}
-        differences = {name: compare(rows, arms[b], arms[a], 'unseen') for name, (a, b) in pairs.items() if a in arms and b in arms}
-        if differences: found.append(Claim(f'bigger models are better: transformers at equal {equal}', differences))
+        for what, name, a, b in (('wider', 'width 64 → 384', (2, 64), (2, 384)), ('deeper', '1 → 6 layers', (1, 128), (6, 128))):
+            if not {a, b} <= set(arms): continue
+            said, parts = f'{what} transformers at equal {equal}', {name: over(arms[a], arms[b])}
+            if equal == 'steps': found.append(Claim(f'bigger models are better: {said}', parts, paper, untested='all shapes end below their static start'))
+            else: found.append(Claim(f'{said} learn faster (none reaches its static start)', parts, added=True))
     return found

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..experiments import Claim, compare
+from ..experiments import Claim, by_task
 from ..miniature import BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start
 from ..stages import TRIPLES, triple_batches
 
@@ -42,8 +42,10 @@ def run(
 def claims(
     rows: 'pd.DataFrame', # recorded
 ) -> list[Claim]: # those with rows
-    "What the paper says of the number of sources."
-    ladders = {'more sources are better in stage 1': ('largest 5', 'largest 5 + 5 random', 'all 16'), 'more sources are better in stage 1 (transformer)': ('largest 1/bert', 'largest 5/bert', 'all 16/bert'),
-               'more groups of triples are better in stage 2': ('1 of 4 groups', '2 of 4 groups', '4 of 4 groups')}
+    "What the paper says of the number of sources, from the fewest of its range to the most."
+    ends = {'more sources are better in stage 1: sixteen over the five largest': ('largest 5', 'all 16'),
+            'more sources are better in stage 1: sixteen over the five largest (transformer)': ('largest 5/bert', 'all 16/bert'),
+            'more groups of triples are better in stage 2: four over one': ('1 of 4 groups', '4 of 4 groups')}
     def count(arm): return len(chosen(arm, 0))
-    return [Claim(paper, {f'{count(more)} over {count(fewer)}': compare(rows, more, fewer, 'unseen') for fewer, more in zip(arms, arms[1:])}) for paper, arms in ladders.items() if set(arms) <= set(rows['arm'])]
+    return [Claim(paper, {f'{count(more)} over {count(fewer)}': by_task(rows, more, fewer, 'unseen', UNSEEN)})
+            for paper, (fewer, more) in ends.items() if {fewer, more} <= set(rows['arm'])]

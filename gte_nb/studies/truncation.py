@@ -12,7 +12,7 @@ from typing import Iterable
 import numpy as np
 
 from ..embedder import Embedder
-from ..evaluation import bootstrap
+from ..experiments import interval
 from ..gauges import mrr, ranks_from_scores
 from ..mining import mine
 
@@ -59,8 +59,8 @@ def run(
     found = {row['tokens']: row for row in truncation_rows(embedder, drawn['query'].tolist(), drawn['document'].tolist(), lengths)}
     rows = []
     for tokens, row in found.items():
-        value, low, high = bootstrap(mrr(row['ranks']))
-        more, at_least, at_most = bootstrap(mrr(row['ranks']) - mrr(found[128]['ranks']))
+        value, low, high = interval(mrr(row['ranks']))
+        more, at_least, at_most = interval(mrr(row['ranks']) - mrr(found[128]['ranks']))
         rows += [dict(step=tokens, metric=metric, value=value) for metric, value in {'MRR@10': value, 'low': low, 'high': high, 'minus 128': more, 'minus 128, low': at_least,
             'minus 128, high': at_most, 'seconds for 1,000': row['seconds'], 'functions': len(drawn)}.items()]
     return rows

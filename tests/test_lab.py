@@ -1,0 +1,50 @@
+"JupyterLab: what a notebook looks like when it is opened, and what is written when it is saved."
+import asyncio, json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT/'.jupyter'/'jupyter_server_config.py'
+
+@pytest.fixture(scope='module')
+def configured():
+    "What the server's configuration sets."
+    c = SimpleNamespace(ServerApp=SimpleNamespace(), ContentsManager=SimpleNamespace())
+    exec(compile(CONFIG.read_text(encoding='utf-8'), str(CONFIG), 'exec'), dict(__name__='config', c=c))
+    return c
+
+def notebook(file, metadata):
+    "A notebook as nbdev cleans it."
+    cell = dict(cell_type='markdown', id='0a1b2c3d', metadata={}, source=['# A title'])
+    content = dict(cells=[cell], metadata=metadata, nbformat=4, nbformat_minor=5)
+    file.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    return file
+
+@pytest.mark.parametrize('name, filled', [('python3', True), ('julia', False), (None, False)])
+def test_opened(configured, tmp_path, monkeypatch, name, filled):
+    "A notebook comes with the metadata that JupyterLab would set; saving it leaves the file as it was."
+    from ipykernel.ipkernel import IPythonKernel
+    monkeypatch.chdir(ROOT)                                                 # where nbdev finds settings.ini
+    kernelspec = dict(kernelspec=dict(display_name=name, language='python', name=name)) if name else {}
+    file = notebook(tmp_path/'book.ipynb', kernelspec)
+    before = file.read_bytes()
+    how = dict(root_dir=str(tmp_path), pre_save_hook=configured.ContentsManager.pre_save_hook)
+    contents = configured.ServerApp.contents_manager_class(**how)
+    content = asyncio.run(contents.get('book.ipynb'))['content']
+    said, language = content['metadata'].get('kernelspec'), content['metadata'].get('language_info')
+    if filled: assert said == dict(name='python3', language='python', display_name='Python 3 (ipykernel)')
+    else: assert said == kernelspec.get('kernelspec')
+    assert (language == IPythonKernel.language_info) == filled
+    asyncio.run(contents.save(dict(type='notebook', content=content), 'book.ipynb'))
+    assert file.read_bytes() == before
+
+def test_other_files(configured, tmp_path):
+    "Folders, texts and a notebook without its content are given out as they are."
+    contents = configured.ServerApp.contents_manager_class(root_dir=str(tmp_path))
+    (tmp_path/'text.md').write_text('# A title')
+    notebook(tmp_path/'book.ipynb', {})
+    assert asyncio.run(contents.get('text.md'))['content'] == '# A title'
+    assert {entry['name'] for entry in asyncio.run(contents.get(''))['content']} == {'text.md', 'book.ipynb'}
+    assert asyncio.run(contents.get('book.ipynb', content=False))['content'] is None
