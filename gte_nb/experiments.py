@@ -292,7 +292,7 @@ def gte_experiment(
     arms: str = None, # some of its arms, separated by commas; default: all
     tiny: bool = False, # the miniature of each cell: seconds, and no result
     record: bool = False, # append the rows to data/results of this checkout
-    out: str = None, # folder for the rows; default: data/runs/experiments
+    out: str = None, # folder for the rows; default: experiments, in the folder of runs
 ):
     "Run an experiment, or go on with it: arms × seeds, as rows of CSV files."
     over = told = None
@@ -648,8 +648,11 @@ def claim_table(
 
 def scoreboard() -> 'Markdown': # of IPython
     "What the paper says, and what we add: a line per claim of every experiment, computed from data/results."
-    from IPython.display import Markdown
-    every = all_claims()
+    try: from IPython.display import Markdown
+    except ImportError: raise ValueError('the board is shown by IPython, which is not installed: pip install ipython') from None
+    if not (every := all_claims()):
+        raise FileNotFoundError(f"{data_folder()/'results'} holds no recorded rows: they travel with a checkout of the project, "
+                                'not with the installed package; call this in one')
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
     notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
 at random like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in
