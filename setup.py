@@ -9,7 +9,8 @@ settings = settings["DEFAULT"]
 name = settings["lib_name"]
 words = lambda key: settings.get(key, "").split()
 readme = Path("README.md")
-extras = {extra: words(f"{extra}_requirements") for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "dev")}
+extras = {extra: words(f"{extra}_requirements")
+    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "dev")}
 extras["dev"] += extras["eval"] + extras["onnx"]
 
 setuptools.setup(

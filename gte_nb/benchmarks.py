@@ -25,14 +25,17 @@ from .tasks import local_tasks
 def _mteb():
     "The package, or a ValueError"
     try: import mteb
-    except ImportError: raise ValueError('benchmarks are run by mteb, which is not installed; get it with: pip install gte_nb[eval]') from None
+    except ImportError:
+        raise ValueError('benchmarks are run by mteb, which is not installed; get it with: pip install '
+                         'gte_nb[eval]') from None
     return mteb
 
 _SLICE = 2048   # texts that are embedded at once
 
 class _MtebEncoder:
     "What mteb calls: its encoder protocol around `vectors`, with the model's prompts as mteb chooses them"
-    bar = None                                                               # `run_benchmark` sets it: how far a long task is
+    # `run_benchmark` sets it: how far a long task is
+    bar = None
     def __init__(self, model, meta):
         from mteb.models.abs_encoder import AbsEncoder
         self.model, self.mteb_model_meta, self.encoded = model, meta, 0
@@ -65,22 +68,28 @@ def mteb_encoder(
     revision: str, # hash of the weights: results are kept under it
     license: str|None = None, # of the weights, as the hub spells it: 'apache-2.0'
 ): # an mteb encoder
-    "A model as mteb wants it, with its metadata. Raises ValueError when mteb is not installed, or for a model that cannot embed."
+    """A model as mteb wants it, with its metadata. Raises ValueError when mteb is not installed, or for a
+    model that cannot embed."""
     _mteb()
     from mteb.models.model_meta import ModelMeta
     ours, module = isinstance(model, Embedder), getattr(model, 'encoder', model)
     parameters = sum(p.numel() for p in module.parameters()) if hasattr(module, 'parameters') else None
-    meta = ModelMeta(name=name if '/' in name else f'gte_nb/{name}', revision=revision, loader=lambda *_, **__: encoder, languages=['eng-Latn'], license=license, n_parameters=parameters,
-        memory_usage_mb=parameters and parameters*4 / 2**20, embed_dim=vectors(model, ['a text']).shape[1], max_tokens=getattr(model, 'max_length', getattr(model, 'max_seq_length', None)),
+    meta = ModelMeta(name=name if '/' in name else f'gte_nb/{name}', revision=revision, loader=lambda *_,
+        **__: encoder, languages=['eng-Latn'], license=license, n_parameters=parameters,
+        memory_usage_mb=parameters and parameters*4 / 2**20, embed_dim=vectors(model, ['a text']).shape[1],
+        max_tokens=getattr(model, 'max_length', getattr(model, 'max_seq_length', None)),
         framework=['PyTorch', 'Sentence Transformers'] if ours else [], use_instructions=False,
         similarity_fn_name=similarity_name(model),
-        **dict.fromkeys(('open_weights', 'release_date', 'public_training_code', 'public_training_data', 'training_datasets')))
+        **dict.fromkeys(('open_weights', 'release_date', 'public_training_code', 'public_training_data',
+        'training_datasets')))
     encoder = _MtebEncoder(model, meta)
     return encoder
 
 # %% ../nbs/09c_benchmarks.ipynb #47ab3db9
-_SCORES = dict(STS=('cosine_spearman', 'Spearman'), PairClassification=('cosine_ap', 'average precision'), Classification=('accuracy', 'accuracy'), Clustering=('v_measure', 'v-measure'),
-               Retrieval=('ndcg_at_10', 'nDCG@10'), Reranking=('map_at_1000', 'MAP'))   # type of a task → mteb's main score, and chapter 09's name for it
+_SCORES = dict(STS=('cosine_spearman', 'Spearman'), PairClassification=('cosine_ap', 'average precision'),
+    Classification=('accuracy', 'accuracy'), Clustering=('v_measure', 'v-measure'),
+               # type of a task → mteb's main score, and chapter 09's name for it
+               Retrieval=('ndcg_at_10', 'nDCG@10'), Reranking=('map_at_1000', 'MAP'))
 
 def _known():
     "name → class of every task of mteb"
@@ -89,43 +98,63 @@ def _known():
 
 def _spelled(name, known):
     "The name of a task, also when its type is left out at the end: CodeSearchNet is CodeSearchNetRetrieval"
-    return next((full for full in (name, *(name + kind for kind in ('Summarization', *_SCORES))) if full in known), name)
+    return next((full for full in (name, *(name + kind for kind in ('Summarization', *_SCORES)))
+        if full in known), name)
 
 def mteb_task(
     task, # of chapter 09
 ): # an mteb task that holds the same texts
-    "As mteb's own task where it has one of this name and type, otherwise as a new one. Raises ValueError when mteb is not installed."
+    """As mteb's own task where it has one of this name and type, otherwise as a new one. Raises ValueError
+    when mteb is not installed."""
     _mteb()
     from datasets import Dataset, DatasetDict
     from mteb.abstasks import AbsTaskClassification, AbsTaskClusteringLegacy, AbsTaskPairClassification, AbsTaskRetrieval, AbsTaskSTS
     from mteb.abstasks.task_metadata import TaskMetadata
     known, data = _known(), dict(path='local', revision=f'local-{task.key}')
-    kind = dict(STS=AbsTaskSTS, PairClassification=AbsTaskPairClassification, Classification=AbsTaskClassification, Clustering=AbsTaskClusteringLegacy).get(task.type, AbsTaskRetrieval)
+    kind = dict(STS=AbsTaskSTS, PairClassification=AbsTaskPairClassification,
+        Classification=AbsTaskClassification, Clustering=AbsTaskClusteringLegacy).get(task.type,
+        AbsTaskRetrieval)
     own, settings = known.get(_spelled(task.name, known)), {}
-    if own and issubclass(own, kind) and own.metadata.type == task.type and not own.metadata.is_multilingual and len(own.metadata.eval_splits) == 1:
+    if own and issubclass(own,
+            kind) and own.metadata.type == task.type and not own.metadata.is_multilingual and len(
+            own.metadata.eval_splits) == 1:
         kind, meta = own, own.metadata.model_copy(update=dict(dataset=data))
     else:
-        meta = TaskMetadata(name=task.name, description=task.name, dataset=data, type=task.type, category='t2t', eval_langs=['eng-Latn'], main_score=_SCORES[task.type][0])
-        if task.type == 'STS': settings = dict(min_score=float(np.min(task.scores)), max_score=float(np.max(task.scores)))
-        if task.type == 'Classification': settings = dict(samples_per_label=task.per_label, n_experiments=task.experiments)
+        meta = TaskMetadata(name=task.name, description=task.name, dataset=data, type=task.type,
+            category='t2t', eval_langs=['eng-Latn'], main_score=_SCORES[task.type][0])
+        if task.type == 'STS':
+            settings = dict(min_score=float(np.min(task.scores)), max_score=float(np.max(task.scores)))
+        if task.type == 'Classification':
+            settings = dict(samples_per_label=task.per_label, n_experiments=task.experiments)
     split = meta.eval_splits[0]
 
-    def table(**columns): return Dataset.from_dict({name: np.asarray(values).tolist() if hasattr(values, 'dtype') else list(values) for name, values in columns.items()})
+    def table(**columns):
+        return Dataset.from_dict({name: np.asarray(values).tolist() if hasattr(values, 'dtype')
+            else list(values) for name, values in columns.items()})
     def read(self):
-        if task.type == 'STS': return {split: table(**dict(zip((*self.column_names, 'score'), (task.sentences1, task.sentences2, task.scores))))}
-        if task.type == 'PairClassification': return {split: table(**{self.input1_column_name: task.sentences1, self.input2_column_name: task.sentences2, self.label_column_name: task.labels})}
-        if task.type == 'Clustering': return {split: table(**{self.input_column_name: [list(texts) for texts, _ in task.sets], self.label_column_name: [list(labels) for _, labels in task.sets]})}
+        if task.type == 'STS':
+            return {split: table(**dict(zip((*self.column_names, 'score'),
+                (task.sentences1, task.sentences2, task.scores))))}
+        if task.type == 'PairClassification':
+            return {split: table(**{self.input1_column_name: task.sentences1,
+                self.input2_column_name: task.sentences2, self.label_column_name: task.labels})}
+        if task.type == 'Clustering':
+            return {split: table(**{self.input_column_name: [list(texts) for texts, _ in task.sets],
+                self.label_column_name: [list(labels) for _, labels in task.sets]})}
         if task.type == 'Classification':
             kinds = np.unique(task.train_labels)            # numbers: mteb fails on two labels that are words
-            parts = {self.train_split: (task.train_texts, task.train_labels), split: (task.test_texts, task.test_labels)}
+            parts = {self.train_split: (task.train_texts, task.train_labels),
+                split: (task.test_texts, task.test_labels)}
             def numbered(texts, labels):
                 labels = np.searchsorted(kinds, labels)
                 return table(**{self.input_column_name: texts, self.label_column_name: labels})
             return DatasetDict({part: numbered(*columns) for part, columns in parts.items()})
         def named(letter, texts): return table(id=[f'{letter}{i}' for i in range(len(texts))], text=texts)
         return {split: dict(queries=named('q', task.queries), corpus=named('d', task.documents),
-            relevant_docs={f'q{i}': {f'd{d}': max(1, round(grade)) for d, grade in right.items()} for i, right in enumerate(task.right)},
-            top_ranked={f'q{i}': [f'd{d}' for d in row] for i, row in enumerate(task.candidates)} if task.type == 'Reranking' else None)}
+            relevant_docs={f'q{i}': {f'd{d}': max(1, round(grade)) for d, grade in right.items()}
+            for i, right in enumerate(task.right)},
+            top_ranked={f'q{i}': [f'd{d}' for d in row] for i, row in enumerate(task.candidates)}
+            if task.type == 'Reranking' else None)}
     def load_data(self, *_, **__): self.dataset, self.data_loaded = {'default': read(self)}, True
     return type(kind.__name__, (kind,), dict(metadata=meta, load_data=load_data, **settings))()
 
@@ -133,22 +162,28 @@ def mteb_task(
 _CLASSIC = 'MTEB(eng, v1)'   # the benchmark of the paper
 
 def benchmark_tasks(
-    names: str, # benchmarks and tasks of mteb, separated by commas: 'MTEB(eng, v1)', 'BEIR', 'STSBenchmark, CodeSearchNet'
+    # benchmarks and tasks of mteb, separated by commas: 'MTEB(eng, v1)', 'BEIR', 'STSBenchmark,
+    # CodeSearchNet'
+    names: str,
     local: list = (), # tasks of chapter 09 whose texts are here: mteb reads these instead of asking the hub
 ) -> list: # mteb tasks, each once
-    "Find tasks by name. A task of many languages has those of MTEB(eng, v1), if it is part of that. Raises ValueError for a name that is none, with the nearest ones."
+    """Find tasks by name. A task of many languages has those of MTEB(eng, v1), if it is part of that.
+    Raises ValueError for a name that is none, with the nearest ones."""
     mteb, known, found = _mteb(), _known(), {}
     here = {task.metadata.name: task for task in map(mteb_task, local)}
-    benchmarks = {name: benchmark for benchmark in mteb.get_benchmarks() for name in (benchmark.name, *(benchmark.aliases or ()))}
+    benchmarks = {name: benchmark for benchmark in mteb.get_benchmarks()
+        for name in (benchmark.name, *(benchmark.aliases or ()))}
     classic = {task.metadata.name: task for task in benchmarks[_CLASSIC].tasks}
     for name in re.split(r'\s*,\s*(?![^()]*\))', names.strip(' ,')):
         full = _spelled(name, known)
         if name in benchmarks: chosen = list(benchmarks[name].tasks)
-        elif full in here or full in known: chosen = [here.get(full) or classic.get(full) or mteb.get_task(full)]
+        elif full in here or full in known:
+            chosen = [here.get(full) or classic.get(full) or mteb.get_task(full)]
         else:
             lower = {n.lower(): n for n in (*known, *here, *benchmarks)}
             near = [lower[n] for n in get_close_matches(name.lower(), lower, cutoff=0.5)]
-            raise ValueError(f'mteb has no benchmark and no task called {name!r}' + (f"; near it: {', '.join(near)}" if near else ''))
+            raise ValueError(f'mteb has no benchmark and no task called {name!r}'
+                + (f"; near it: {', '.join(near)}" if near else ''))
         found.update({task.metadata.name: here.get(task.metadata.name, task) for task in chosen})
     return list(found.values())
 
@@ -173,47 +208,66 @@ def _said(error):
     return f'{type(error).__name__}: {text}' if text else type(error).__name__
 
 def _load(task, silent):
-    "Load the data of a task. Raises ValueError with the reason. `silent` lists the tasks for which the hub gave no answer"
+    """Load the data of a task. Raises ValueError with the reason. `silent` lists the tasks for which the
+    hub gave no answer"""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError
     where, offline, hub = task.metadata.dataset, constants.HF_HUB_OFFLINE, constants.ENDPOINT
     if where['path'] == 'local': return task.load_data()
-    if task.metadata.modalities != ['text']: raise ValueError(f"it needs {' and '.join(task.metadata.modalities)}; this model reads text")
-    if where.get('trust_remote_code'): raise ValueError('its data comes with a program that would have to be run; that is refused')
-    if not offline:                                                          # one question with a time limit; the loader would try for minutes
-        if len(silent) == 2: raise ValueError(f'{hub} gave no answer twice and is not asked again in this run')
-        try: HfApi().dataset_info(where['path'], revision=where['revision'], timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        except HfHubHTTPError as error: raise ValueError(f'{hub} refuses its data, {where["path"]} ({_said(error)})') from None
+    if task.metadata.modalities != ['text']:
+        raise ValueError(f"it needs {' and '.join(task.metadata.modalities)}; this model reads text")
+    if where.get('trust_remote_code'):
+        raise ValueError('its data comes with a program that would have to be run; that is refused')
+    # one question with a time limit; the loader would try for minutes
+    if not offline:
+        if len(silent) == 2:
+            raise ValueError(f'{hub} gave no answer twice and is not asked again in this run')
+        try:
+            HfApi().dataset_info(where['path'], revision=where['revision'],
+                timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        except HfHubHTTPError as error:
+            raise ValueError(f'{hub} refuses its data, {where["path"]} ({_said(error)})') from None
         except Exception as error:
             silent.append(task)
-            raise ValueError(f'{hub} gave no answer within {constants.HF_HUB_ETAG_TIMEOUT} s ({_said(error)}); HF_HUB_ETAG_TIMEOUT sets the limit, HF_HUB_OFFLINE=1 uses what was downloaded before') from None
+            raise ValueError(f'{hub} gave no answer within {constants.HF_HUB_ETAG_TIMEOUT} s '
+                             f'({_said(error)}); HF_HUB_ETAG_TIMEOUT sets the limit, HF_HUB_OFFLINE=1 uses '
+                             'what was downloaded before') from None
     try: task.load_data()
     except Exception as error:
-        if offline: raise ValueError('HF_HUB_OFFLINE is set, so the hub is not asked, and the data is neither in GTE_NB_EVAL_DATA nor downloaded') from None
+        if offline:
+            raise ValueError('HF_HUB_OFFLINE is set, so the hub is not asked, and the data is neither in '
+                             'GTE_NB_EVAL_DATA nor downloaded') from None
         silent.append(task)
         raise ValueError(f'{hub} does not give its data, {where["path"]} ({_said(error)})') from None
     silent.clear()
 
-def _score(task, found): return np.mean([part['main_score'] for split in task.eval_splits for part in found.scores[split] if part['hf_subset'] in task.hf_subsets])
+def _score(task, found):
+    return np.mean([part['main_score'] for split in task.eval_splits for part in found.scores[split]
+        if part['hf_subset'] in task.hf_subsets])
 
 def _kept(task, file):
     "The result of an earlier run on the same data, if there is one"
     from mteb.results import TaskResult
     try: found = TaskResult.from_disk(file)
     except Exception: return None                                            # not there, or damaged
-    return found if found.dataset_revision == task.metadata.revision and not found.get_missing_evaluations(task) else None
+    return found if found.dataset_revision == task.metadata.revision and not found.get_missing_evaluations(
+        task) else None
 
 def _finished(task, encoder, store, silent):
     "The result of a task: kept, or computed now and kept. Raises ValueError where there is none"
     import mteb
     file = store.get_task_result_path(task.metadata.name, encoder.mteb_model_meta)
     if found := _kept(task, file): return found
-    if task.is_aggregate: found = task.combine_task_results([_finished(part, encoder, store, silent) for part in task.metadata.tasks])
+    if task.is_aggregate:
+        found = task.combine_task_results([_finished(part, encoder, store, silent)
+            for part in task.metadata.tasks])
     else:
         _load(task, silent)
         try: found = mteb.evaluate(encoder, task, cache=None, co2_tracker=False, show_progress_bar=False)[0]
         finally: task.unload_data()
-    if not np.isfinite(_score(task, found)): raise ValueError(f'{task.metadata.main_score} is undefined for these vectors, which are probably all the same')
+    if not np.isfinite(_score(task, found)):
+        raise ValueError(f'{task.metadata.main_score} is undefined for these vectors, which are probably '
+                         'all the same')
     with written_aside(file) as aside: found.to_disk(aside)
     return found
 
@@ -223,23 +277,30 @@ def run_benchmark(
     folder: str|Path, # keeps the result of each task; what is finished is not run again
     name: str, # of the model
     revision: str, # hash of its weights
-    local: list|None = None, # tasks of chapter 09 whose texts are here; None: those of the folder that GTE_NB_EVAL_DATA names
-) -> pd.DataFrame: # task, type, metric, score, split, seconds, data ('local' or 'hub'), note (why there is no score)
-    "Run mteb. A task that cannot be loaded, or fails, has a note instead of a score, and the next goes on. Raises ValueError for unknown names, and for a model that cannot embed."
+    # tasks of chapter 09 whose texts are here; None: those of the folder that GTE_NB_EVAL_DATA names
+    local: list|None = None,
+) -> pd.DataFrame: # task, type, metric, score, split, seconds, data ('local' or 'hub'), note (why there is no
+    # score)
+    """Run mteb. A task that cannot be loaded, or fails, has a note instead of a score, and the next goes
+    on. Raises ValueError for unknown names, and for a model that cannot embed."""
     mteb, rows, silent = _mteb(), [], []
     if local is None:
         local, said = local_tasks(evaluation_folder()) if evaluation_folder() else ([], [])
         for sentence in said: warnings.warn(sentence, stacklevel=2)
-    tasks, encoder, store = benchmark_tasks(names, local), mteb_encoder(model, name, revision), mteb.ResultCache(folder)
+    tasks, encoder, store = benchmark_tasks(names, local), mteb_encoder(model, name,
+        revision), mteb.ResultCache(folder)
     with _quiet(), progress_bar(len(tasks), 'benchmark', 'task') as encoder.bar:
         for task in tasks:
             meta = task.metadata
             encoder.bar.set_postfix_str(meta.name)
-            row = dict(task=meta.name, type=meta.type, metric=meta.main_score, score=np.nan, split=', '.join(task.eval_splits), seconds=np.nan, data='local' if meta.dataset['path'] == 'local' else 'hub', note='')
+            row = dict(task=meta.name, type=meta.type, metric=meta.main_score, score=np.nan,
+                split=', '.join(task.eval_splits), seconds=np.nan,
+                data='local' if meta.dataset['path'] == 'local' else 'hub', note='')
             try:
                 found = _finished(task, encoder, store, silent)
                 row.update(score=_score(task, found), seconds=round(found.evaluation_time, 1))
-            except Exception as error: row.update(note=str(error) if isinstance(error, ValueError) else _said(error))
+            except Exception as error:
+                row.update(note=str(error) if isinstance(error, ValueError) else _said(error))
             rows.append(row)
             encoder.bar.update()
     return pd.DataFrame(rows)
@@ -248,28 +309,36 @@ def benchmark_notes(
     results: pd.DataFrame, # see `run_benchmark`
 ) -> list[str]: # a sentence for each reason, with the tasks that it stopped
     "What was not measured, and why."
-    return [f"{len(group)} task{'s'*(len(group) > 1)} without a score ({', '.join(group['task'])}): {note}" for note, group in results[results['note'] != ''].groupby('note', sort=False)]
+    return [f"{len(group)} task{'s'*(len(group) > 1)} without a score ({', '.join(group['task'])}): {note}"
+        for note, group in results[results['note'] != ''].groupby('note', sort=False)]
 
 # %% ../nbs/09c_benchmarks.ipynb #503444e7
-COUNTS = dict(Clustering=11, PairClassification=3, Reranking=4, Retrieval=15, STS=10, Summarization=1, Classification=12)   # tasks of MTEB(eng, v1) by type, in the order of the table
+# tasks of MTEB(eng, v1) by type, in the order of the table
+COUNTS = dict(Clustering=11, PairClassification=3, Reranking=4, Retrieval=15, STS=10, Summarization=1,
+    Classification=12)
 
-def published() -> pd.DataFrame: # a row for each model: average, the averages by type, single tasks; text as it was published, '' where nothing was
+def published() -> pd.DataFrame: # a row for each model: average, the averages by type, single tasks; text as
+    # it was published, '' where nothing was
     "The figures of data/published.csv, with their source."
     return pd.read_csv(data_folder()/'published.csv', dtype=str, keep_default_na=False).set_index('model')
 
 def benchmark_table(
     results: dict[str, pd.DataFrame], # name of a model → what `run_benchmark` gave
 ) -> pd.DataFrame: # of text, in percent; a row for each model
-    "The table of the paper: the average of the 56 tasks of MTEB(eng, v1) and the averages by type, ours and then the published ones. An average that lacks a task is a dash."
+    """The table of the paper: the average of the 56 tasks of MTEB(eng, v1) and the averages by type, ours
+    and then the published ones. An average that lacks a task is a dash."""
     types = {task.metadata.name: task.metadata.type for task in _mteb().get_benchmark(_CLASSIC).tasks}
     def average(scores, n): return f'{100*scores.mean():.2f}' if len(scores) == n else '–'
     def row(table):
         scores = table.set_index('task')['score'].dropna()
         scores = scores[scores.index.isin(list(types))]
-        return [average(scores, len(types)) if len(scores) == len(types) else f'{len(scores)} of {len(types)} tasks', *(average(scores[[types[task] == kind for task in scores.index]], n) for kind, n in COUNTS.items())]
+        return [average(scores, len(types)) if len(scores) == len(types) else f'{len(scores)} of '
+            f'{len(types)} tasks', *(average(scores[[types[task] == kind for task in scores.index]], n)
+            for kind, n in COUNTS.items())]
     columns = [f'average of {len(types)}', *(f'{kind} {n}' for kind, n in COUNTS.items())]
     theirs = published()[['average', *COUNTS]].set_axis(columns, axis=1).rename(index='{} (published)'.format)
-    return pd.concat([pd.DataFrame([row(table) for table in results.values()], index=list(results), columns=columns), theirs]).rename_axis('model')
+    return pd.concat([pd.DataFrame([row(table) for table in results.values()], index=list(results),
+        columns=columns), theirs]).rename_axis('model')
 
 # %% ../nbs/09c_benchmarks.ipynb #c063d185
 def proof(
@@ -278,15 +347,19 @@ def proof(
     revision: str, # hash of its weights
     local: list, # tasks of chapter 09
     folder: str|Path, # see `run_benchmark`
-) -> pd.DataFrame: # model, task, metric, published, mteb, chapter 09, difference (mteb − published), n; scores in percent
-    "What others published, beside what mteb and chapter 09 measure with our encoder. Raises ValueError when a task fails."
+) -> pd.DataFrame: # model, task, metric, published, mteb, chapter 09, difference (mteb − published), n;
+    # scores in percent
+    """What others published, beside what mteb and chapter 09 measure with our encoder. Raises ValueError
+    when a task fails."""
     table, rows = published(), []
     for task in local:
         result = run_benchmark(model, mteb_task(task).metadata.name, folder, name, revision, [task]).iloc[0]
         if result['note']: raise ValueError(f"{result['task']}: {result['note']}")
         known = pd.to_numeric(table.loc[name].get(result['task']) if name in table.index else None)
         values = task.measure(model)[_SCORES[task.type][1]]
-        rows.append({'model': name, 'task': result['task'], 'metric': result['metric'], 'published': known, 'mteb': 100*result['score'], 'chapter 09': 100*values.mean(), 'difference': 100*result['score'] - known, 'n': len(values)})
+        rows.append({'model': name, 'task': result['task'], 'metric': result['metric'], 'published': known,
+            'mteb': 100*result['score'], 'chapter 09': 100*values.mean(),
+            'difference': 100*result['score'] - known, 'n': len(values)})
     return pd.DataFrame(rows)
 
 # %% ../nbs/09c_benchmarks.ipynb #6478809c

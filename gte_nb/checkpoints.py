@@ -44,7 +44,8 @@ def save_checkpoint(
         shutil.rmtree(aside, ignore_errors=True)                          # what a killed process has left
         aside.mkdir(parents=True)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside/'state.safetensors')
-        (aside/'state.json').write_text(json.dumps(dict(step=step, sha256=_digest(aside/'state.safetensors'), **facts)), encoding='utf-8')
+        (aside/'state.json').write_text(json.dumps(dict(step=step, sha256=_digest(aside/'state.safetensors'),
+            **facts)), encoding='utf-8')
         for path in (aside/'state.safetensors', aside/'state.json', aside): sync(path)
         shutil.rmtree(target, ignore_errors=True)                         # a damaged one of the same step
         aside.rename(target)
@@ -52,8 +53,11 @@ def save_checkpoint(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         before = next(iter(checkpoint_steps(folder)), None)
-        raise ValueError(f"the checkpoint of step {step} ({sum(t.nbytes for t in tensors.values())/1e6:.0f} MB) cannot be written to {checkpoints}: {getattr(error, 'strerror', None) or error}; make room, and "
-                         + (f'the same command goes on from step {before}' if before else 'start again')) from None
+        raise ValueError(f"the checkpoint of step {step} ({sum(t.nbytes for t in tensors.values())/1e6:.0f} "
+                         f"MB) cannot be written to {checkpoints}: "
+                         f"{getattr(error, 'strerror', None) or error}; make room, and "
+                         + (f'the same command goes on from step {before}' if before
+                         else 'start again')) from None
     found = checkpoint_steps(folder)
     kept = [old for old in found if old <= step][:keep]   # a run back at this step found later ones damaged
     for old in {*found} - {*kept}: shutil.rmtree(checkpoints/f'{old:09}', ignore_errors=True)
@@ -62,18 +66,22 @@ def save_checkpoint(
 def load_checkpoint(
     folder: str|Path, # of the run
     quiet: bool = False, # whether to say nothing of damaged ones, as other processes of the run do
-) -> tuple[dict[str, torch.Tensor], dict]|None: # the tensors and the facts, `step` among them; None: there is no checkpoint
-    "The newest checkpoint that is whole; a damaged one is named on stderr and skipped. Raises ValueError when all are damaged."
+) -> tuple[dict[str, torch.Tensor], dict]|None: # the tensors and the facts, `step` among them; None: there is
+    # no checkpoint
+    """The newest checkpoint that is whole; a damaged one is named on stderr and skipped. Raises ValueError
+    when all are damaged."""
     if not (steps := checkpoint_steps(folder)): return None
     for step in steps:
         path = Path(folder)/'checkpoints'/f'{step:09}'
         try:
             facts = json.loads((path/'state.json').read_text(encoding='utf-8'))
-            if facts.pop('sha256') != _digest(path/'state.safetensors'): raise ValueError('its checksum is wrong')
+            if facts.pop('sha256') != _digest(path/'state.safetensors'):
+                raise ValueError('its checksum is wrong')
             return load_file(path/'state.safetensors'), facts
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
             if not quiet: print(f'checkpoint {path} is damaged ({error}) and skipped', file=sys.stderr)
-    raise ValueError(f'all checkpoints in {Path(folder)/"checkpoints"} are damaged; delete that folder to start again')
+    raise ValueError(f'all checkpoints in {Path(folder)/"checkpoints"} are damaged; delete that folder to '
+                     'start again')
 
 # %% ../nbs/05b_checkpoints.ipynb #acd762e1
 def differences(
@@ -81,7 +89,8 @@ def differences(
     theirs: dict, # what the folder holds
 ) -> str: # '' when they agree
     "The fields in which two descriptions of a run differ."
-    return ', '.join(f'{k} {theirs.get(k)!r} there, {ours.get(k)!r} here' for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k))
+    return ', '.join(f'{k} {theirs.get(k)!r} there, {ours.get(k)!r} here' for k in sorted({*ours, *theirs})
+        if ours.get(k) != theirs.get(k))
 
 def writable(
     folder: str|Path, # to be created
@@ -90,17 +99,21 @@ def writable(
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder)/'.writable').touch(); (Path(folder)/'.writable').unlink()
-    except OSError as error: raise ValueError(f'{folder} cannot be written ({error.strerror}); give another --out') from None
+    except OSError as error:
+        raise ValueError(f'{folder} cannot be written ({error.strerror}); give another --out') from None
 
 @contextmanager
 def locked(
     folder: str|Path, # of a run; created
 ):
-    "Hold a run's folder for oneself. Raises ValueError when another process has it, or when it cannot be written."
+    """Hold a run's folder for oneself. Raises ValueError when another process has it, or when it cannot be
+    written."""
     writable(folder)
     lock = FileLock(Path(folder)/'.lock')
     try: lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f'another process is training into {folder}; wait for it, or choose another --out') from None
+    except Timeout:
+        raise ValueError(
+            f'another process is training into {folder}; wait for it, or choose another --out') from None
     try: yield
     finally: lock.release()
 

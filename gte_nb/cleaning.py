@@ -20,8 +20,10 @@ from .corpus import MAX_CHARS, SIGNS, SPLITS, character_classes, fold, squeeze
 from .documented import documented
 
 # %% ../nbs/01a_cleaning.ipynb #84ebd3a8
-REPEATED, NEAR_DUPLICATE, TEMPLATE, NAME_LEAK, LANGUAGE, LENGTH, HELD_OUT, EVALUATION = (1 << bit for bit in range(8))
-RULES = dict(REPEATED=REPEATED, NEAR_DUPLICATE=NEAR_DUPLICATE, TEMPLATE=TEMPLATE, NAME_LEAK=NAME_LEAK, LANGUAGE=LANGUAGE, LENGTH=LENGTH, HELD_OUT=HELD_OUT, EVALUATION=EVALUATION)
+REPEATED, NEAR_DUPLICATE, TEMPLATE, NAME_LEAK, LANGUAGE, LENGTH, HELD_OUT, EVALUATION = (1 << bit
+    for bit in range(8))
+RULES = dict(REPEATED=REPEATED, NEAR_DUPLICATE=NEAR_DUPLICATE, TEMPLATE=TEMPLATE, NAME_LEAK=NAME_LEAK,
+    LANGUAGE=LANGUAGE, LENGTH=LENGTH, HELD_OUT=HELD_OUT, EVALUATION=EVALUATION)
 LEAKS = HELD_OUT | EVALUATION   # what would spoil a test: never trained on
 ALL = sum(RULES.values())
 
@@ -51,7 +53,8 @@ def _small_powers(): return _powers(2*_CHUNK)
 
 def _powers(n):
     "B^0 … B^(n-1) modulo 2^64, and their inverses."
-    return [np.cumprod(np.r_[np.uint64(1), np.full(n - 1, base, np.uint64)]) for base in (_BASE, pow(_BASE, -1, 2**64))]
+    return [np.cumprod(np.r_[np.uint64(1), np.full(n - 1, base, np.uint64)])
+        for base in (_BASE, pow(_BASE, -1, 2**64))]
 
 def _mix(x):
     "Spread every bit over all bits."
@@ -75,7 +78,9 @@ def _chunks(lengths):
         yield slice(start, stop)
         start = stop
 
-def _codes(text): return np.frombuffer(text.encode(), np.uint8) if text.isascii() else np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), np.uint32)
+def _codes(text):
+    return np.frombuffer(text.encode(), np.uint8) if text.isascii() else np.frombuffer(
+        text.encode('utf-32-le', 'surrogatepass'), np.uint32)
 
 @dataclass
 class _Words:
@@ -147,16 +152,19 @@ def _read(texts):
     return _Words(codes, kinds, offsets, starts, stops, bare, first)
 
 def _bigrams(words):
-    "The hashes of all word bigrams, and where those of each text start. Between two texts lies one marker, so n words have n + 1 bigrams."
+    """The hashes of all word bigrams, and where those of each text start. Between two texts lies one
+    marker, so n words have n + 1 bigrams."""
     texts = len(words.first) - 1
     padded = np.zeros(len(words.hashes) + texts + 1, np.uint64)
-    padded[np.arange(len(words.hashes)) + np.repeat(np.arange(1, texts + 1), np.diff(words.first))] = words.hashes
+    padded[np.arange(len(words.hashes)) + np.repeat(np.arange(1, texts + 1),
+        np.diff(words.first))] = words.hashes
     return _mix(padded[:-1] * np.uint64(_BASE) + padded[1:]), words.first[:-1] + np.arange(texts)
 
 def sorted_unique(
     keys: np.ndarray, # (n) numbers
 ) -> np.ndarray: # each once, in rising order
-    "What np.unique gives, by sorting alone: it hashes first since numpy 2.3, which takes 15 to 50 times as long."
+    """What np.unique gives, by sorting alone: it hashes first since numpy 2.3, which takes 15 to 50 times
+    as long."""
     keys = np.sort(keys)
     return keys[np.r_[True, keys[1:] != keys[:-1]][:len(keys)]]
 
@@ -174,7 +182,8 @@ def jaccard(
     result = np.zeros(len(texts))
     for part in _chunks(_lengths(texts) + _lengths(others)):
         n = len(texts[part])
-        both = np.sort(np.r_[_bigram_sets(texts[part]), _bigram_sets(others[part])])            # what both have stands there twice
+        # what both have stands there twice
+        both = np.sort(np.r_[_bigram_sets(texts[part]), _bigram_sets(others[part])])
         count = lambda keys: np.bincount((keys >> np.uint64(44)).astype(np.int64), minlength=n)
         shared = count(both[1:][both[1:] == both[:-1]])
         result[part] = shared / (count(both) - shared)
@@ -183,9 +192,11 @@ def jaccard(
 # %% ../nbs/01a_cleaning.ipynb #daeed4a0
 SIMILAR = 0.8             # Jaccard similarity from which two texts are near-duplicates
 BANDS, ROWS = 12, 4       # of the MinHash signature
-COPY_WORDS = 3            # a text of fewer words is never called a copy of another: short texts coincide by chance
+# a text of fewer words is never called a copy of another: short texts coincide by chance
+COPY_WORDS = 3
 NEAR_WORDS = 6            # … and one of fewer words never a near copy
-_RANKINGS = np.random.default_rng(1).integers(0, 2**31, BANDS*ROWS, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+_RANKINGS = np.random.default_rng(1).integers(0, 2**31, BANDS*ROWS,
+    dtype=np.uint32) * np.uint32(2) + np.uint32(1)
 
 def _minima(words):
     "The smallest rank among the bigrams of each text, for one ranking after the other."
@@ -222,30 +233,37 @@ def _text_list(texts):
     "A list of strings, or a ValueError that names the first thing that is none."
     texts = list(texts)
     for i, text in enumerate(texts):
-        if not isinstance(text, str): raise ValueError(f'text {i} is {text!r}, not a string; leave such rows out')
+        if not isinstance(text, str):
+            raise ValueError(f'text {i} is {text!r}, not a string; leave such rows out')
     return texts
 
 def _verified(pairs, texts, others, place):
-    "Of the candidates (place in texts · len(others) + place in others), write into `place` the first that is similar."
-    row, other = np.divmod(sorted_unique(np.concatenate([np.zeros(0, np.int64), *pairs])), max(len(others), 1))
+    """Of the candidates (place in texts · len(others) + place in others), write into `place` the first
+    that is similar."""
+    row, other = np.divmod(sorted_unique(np.concatenate([np.zeros(0, np.int64), *pairs])),
+        max(len(others), 1))
     same = jaccard([texts[i] for i in row], [others[i] for i in other]) >= SIMILAR
-    place[row[same][::-1]] = other[same][::-1]                              # the last to be written is the first in order
+    # the last to be written is the first in order
+    place[row[same][::-1]] = other[same][::-1]
 
 def near_duplicates(
     texts: Iterable[str], # n texts; their order matters: the first one stays
 ) -> np.ndarray: # (n) the place of an earlier text that it equals or nearly equals, else -1
-    "Find texts that repeat an earlier one: the same words (from COPY_WORDS words on) or a Jaccard similarity of at least SIMILAR (from NEAR_WORDS words on)."
+    """Find texts that repeat an earlier one: the same words (from COPY_WORDS words on) or a Jaccard
+    similarity of at least SIMILAR (from NEAR_WORDS words on)."""
     texts = _text_list(texts)
     return _near_duplicates(texts, _sketch(texts))
 
 def _near_duplicates(texts, sketch):
     _, first, inverse = np.unique(sketch.exact, return_index=True, return_inverse=True)
-    place = np.where((first[inverse] != np.arange(len(texts))) & (sketch.words >= COPY_WORDS), first[inverse], -1)
+    place = np.where((first[inverse] != np.arange(len(texts))) & (sketch.words >= COPY_WORDS), first[inverse],
+        -1)
     rows, pairs = np.flatnonzero((place < 0) & (sketch.words >= NEAR_WORDS)), []
     for buckets in sketch.bands:
         order, start = _runs(buckets[rows])
         later = np.flatnonzero(start != np.arange(len(rows)))
-        pairs += [rows[order[later]] * len(texts) + rows[order[partner]] for partner in (start[later], later - 1)]
+        pairs += [rows[order[later]] * len(texts) + rows[order[partner]]
+            for partner in (start[later], later - 1)]
     _verified(pairs, texts, texts, place)
     return place
 
@@ -258,7 +276,7 @@ class CopyIndex:
     ):
         self.texts = _text_list(texts)
         sketch = _sketch(self.texts)
-        def table(keys, places):                                            # each key once, with the first and the last place that has it
+        def table(keys, places): # each key once, with the first and the last place that has it
             order, start = _runs(keys[places])
             first = np.unique(start)
             last = np.r_[first, len(order)][1:] - 1
@@ -271,13 +289,14 @@ class CopyIndex:
     def find(
         self,
         texts: Iterable[str], # n texts
-    ) -> np.ndarray: # (n) the place in the index of a text that it copies exactly (from COPY_WORDS words on) or nearly (from NEAR_WORDS on), else -1
+    ) -> np.ndarray: # (n) the place in the index of a text that it copies exactly (from COPY_WORDS words on)
+        # or nearly (from NEAR_WORDS on), else -1
         "Look texts up: the same words, or a Jaccard similarity of at least SIMILAR."
         texts = _text_list(texts)
         return self._find(texts, _sketch(texts))
 
     def _find(self, texts, sketch):
-        def look_up(table, keys):                                           # which keys are in the table, and where they lie
+        def look_up(table, keys): # which keys are in the table, and where they lie
             if not len(table[0]): return np.zeros((2, 0), np.int64)
             at = np.minimum(np.searchsorted(table[0], keys), len(table[0]) - 1)
             hit = np.flatnonzero(table[0][at] == keys)
@@ -293,9 +312,11 @@ class CopyIndex:
         return place
 
 # %% ../nbs/01a_cleaning.ipynb #00fa975a
-_NO_TEXT = re.compile(r'(^|_)(ids?|labels?|genre|split|lang|language)(_|$)')       # columns of strings that are no texts
+# columns of strings that are no texts
+_NO_TEXT = re.compile(r'(^|_)(ids?|labels?|genre|split|lang|language)(_|$)')
 _IS_FUNCTION = re.compile(r'\s*(@|(async\s+)?def\s)')
-_DOCSTRING = re.compile(r"""(?P<head>\s*(?:@[^\n]*\n\s*)*(?:async\s+)?def\b.*?:\s*)[rRuUbB]*(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote)[^\n]*\n?""", re.S)
+_DOCSTRING = re.compile(
+    r"""(?P<head>\s*(?:@[^\n]*\n\s*)*(?:async\s+)?def\b.*?:\s*)[rRuUbB]*(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote)[^\n]*\n?""", re.S)
 
 def _function_views(text):
     "The first paragraph of a function's docstring and the function without it; nothing when there is none."
@@ -307,7 +328,8 @@ def _function_views(text):
         if not isinstance(doc, ast.Constant) or not isinstance(doc.value, str): return []
         lines, doc_text = textwrap.dedent(text).split('\n'), doc.value
         code = '\n'.join(lines[:doc.lineno-1] + lines[doc.end_lineno:])
-    except (SyntaxError, ValueError, RecursionError, MemoryError, AttributeError, IndexError):   # another Python's, or broken
+        # another Python's, or broken
+    except (SyntaxError, ValueError, RecursionError, MemoryError, AttributeError, IndexError):
         match = _DOCSTRING.match(text)
         if not match: return []
         doc_text, code = match['doc'], match['head'].rstrip() + '\n' + text[match.end():]
@@ -316,21 +338,28 @@ def _function_views(text):
 def evaluation_texts(
     folder: str|Path, # holds parquet files, as `GTE_NB_EVAL_DATA` does
 ) -> list[str]: # distinct, in the order of the files
-    """Every text of the test sets in a folder: all columns of strings but ids, labels and genres; of Python functions also the docstring's first paragraph and the code without it.
+    """Every text of the test sets in a folder: all columns of strings but ids, labels and genres; of
+    Python functions also the docstring's first paragraph and the code without it.
 
     Raises `FileNotFoundError` when the folder has no parquet file, `ValueError` for a file that is none."""
     import pyarrow as pa, pyarrow.parquet as pq
     found, texts = sorted(Path(folder).glob('*.parquet')), {}
-    if not found: raise FileNotFoundError(f'{folder} holds no parquet file; GTE_NB_EVAL_DATA should name the folder of the test sets')
+    if not found:
+        raise FileNotFoundError(f'{folder} holds no parquet file; GTE_NB_EVAL_DATA should name the folder '
+                                'of the test sets')
     for file in found:
         try: table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as e: raise ValueError(f'{file} cannot be read as parquet ({e}); fetch it again') from None
+        except (pa.ArrowInvalid, OSError) as e:
+            raise ValueError(f'{file} cannot be read as parquet ({e}); fetch it again') from None
         for name, column in zip(table.column_names, table.columns):
             if _NO_TEXT.search(name.lower()): continue
-            while pa.types.is_list(column.type) or pa.types.is_large_list(column.type): column = pa.chunked_array(column.combine_chunks().flatten())
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type): texts.update(dict.fromkeys(column.drop_null().to_pylist()))
+            while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+                column = pa.chunked_array(column.combine_chunks().flatten())
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                texts.update(dict.fromkeys(column.drop_null().to_pylist()))
     views = [view for text in texts if _IS_FUNCTION.match(text) for view in _function_views(text)]
-    cut = [view for text in (*texts, *views) if len(text) > MAX_CHARS for view in (text[:MAX_CHARS], squeeze(text))]
+    cut = [view for text in (*texts, *views) if len(text) > MAX_CHARS
+        for view in (text[:MAX_CHARS], squeeze(text))]
     return list(dict.fromkeys([*texts, *views, *cut]))
 
 # %% ../nbs/01a_cleaning.ipynb #cbb4b962
@@ -354,8 +383,10 @@ def _templates(texts, words):
     odd = kinds & (_UPPER | _DIGIT) > 0
     capital = odd[words.starts]
     odd[words.starts] = kinds[words.starts] & _DIGIT > 0
-    joined = (after == ord('.')) & (kinds[np.minimum(words.stops + 1, len(kinds) - 1)] & (_LETTER | _DIGIT) > 0)
-    masked = np.logical_or.reduceat(odd, words.starts) | capital & ~begins | _TOUCHING[before] & ~first_word | _CLOSING[after] | joined
+    joined = (after == ord('.')) & (kinds[np.minimum(words.stops + 1, len(kinds) - 1)] & (_LETTER | _DIGIT)
+        > 0)
+    masked = np.logical_or.reduceat(odd, words.starts) | capital & ~begins | _TOUCHING[
+        before] & ~first_word | _CLOSING[after] | joined
     shown = ~masked | first_word | np.r_[True, ~masked[:-1]]
     count = lambda mask: np.diff(np.r_[0, np.cumsum(mask)][words.first])
     place, plain = np.r_[0, np.cumsum(shown)][words.first], count(~masked)
@@ -371,7 +402,8 @@ def _occurrence(keys):
 
 # %% ../nbs/01a_cleaning.ipynb #94fc5272
 def _names_itself(name, query):
-    "Whether a query holds the function's own name: one of several parts as a whole word, any other one only as a call."
+    """Whether a query holds the function's own name: one of several parts as a whole word, any other one
+    only as a call."""
     name = name.rsplit('.', 1)[-1].strip('_')
     if not name or name not in query: return False
     several = '_' in name or re.search(r'[a-z0-9][A-Z]', name)
@@ -431,17 +463,27 @@ def flag_rows(
     pairs: 'pd.DataFrame', # columns query, document, name, split: the rows of one source
     held_out: CopyIndex|None = None, # the texts of test and validation of all sources; None: not compared
     evaluation: CopyIndex|None = None, # the texts of `evaluation_texts`; None: not compared
-    code: bool = False, # the documents are functions: a query may leak their name; language and templates of documents are no matter
-    links: bool = False, # texts recur by nature (See Also, synonyms): REPEATED is then a pair that was seen, in either direction, and not a text
+    # the documents are functions: a query may leak their name; language and templates of documents are no
+    # matter
+    code: bool = False,
+    # texts recur by nature (See Also, synonyms): REPEATED is then a pair that was seen, in either direction,
+    # and not a text
+    links: bool = False,
     min_query_words: int = 3, # fewer is LENGTH; 1 for sources whose query is a headword
     min_document_words: int = 5, # fewer is LENGTH; 1 for sources whose document is a synonym
 ) -> np.ndarray: # (rows) int16, in the order of `pairs`; 0 is clean, else a sum of RULES
-    "Look for everything that may be wrong with each row. Raises ValueError for a missing column, an unknown split, or a text that is no string."
-    if missing := [column for column in ('query', 'document', 'name', 'split') if column not in pairs.columns]: raise ValueError(f"the rows have no column {', '.join(missing)}; they have {', '.join(map(str, pairs.columns))}")
+    """Look for everything that may be wrong with each row. Raises ValueError for a missing column, an
+    unknown split, or a text that is no string."""
+    if missing := [column for column in ('query', 'document', 'name', 'split')
+            if column not in pairs.columns]:
+        raise ValueError(f"the rows have no column {', '.join(missing)}; they have "
+                         f"{', '.join(map(str, pairs.columns))}")
     splits = pairs['split'].to_numpy(object)
-    if unknown := set(splits) - set(SPLITS): raise ValueError(f"split {sorted(map(repr, unknown))[0]} is none of {', '.join(SPLITS)}")
+    if unknown := set(splits) - set(SPLITS):
+        raise ValueError(f"split {sorted(map(repr, unknown))[0]} is none of {', '.join(SPLITS)}")
     order = np.argsort([SPLITS.index(split) for split in splits], kind='stable').astype(np.int64)
-    train, flags, result, exact = splits[order] == 'train', np.zeros(len(pairs), np.int16), np.zeros(len(pairs), np.int16), []
+    train, flags, result, exact = splits[order] == 'train', np.zeros(len(pairs),
+        np.int16), np.zeros(len(pairs), np.int16), []
     for column, least in (('query', min_query_words), ('document', min_document_words)):
         try: texts = _text_list(pairs[column].tolist())
         except ValueError as e: raise ValueError(f'column {column}: {e}') from None
@@ -454,10 +496,13 @@ def flag_rows(
         if prose: flags[_beyond_template(shape, ~seen)] |= TEMPLATE
         if prose: flags[_not_english(shape)] |= LANGUAGE
         if column == 'query': flags[(_near_duplicates(texts, sketch) >= 0) & ~seen] |= NEAR_DUPLICATE
-        if column == 'query' and code: flags[[_names_itself(name, text) for name, text in zip(pairs['name'].to_numpy(object)[order], texts)]] |= NAME_LEAK
+        if column == 'query' and code:
+            flags[[_names_itself(name, text) for name, text in zip(pairs['name'].to_numpy(object)[order],
+                texts)]] |= NAME_LEAK
         if held_out: flags[(held_out._find(texts, sketch) >= 0) & train] |= HELD_OUT
         if evaluation: flags[evaluation._find(texts, sketch) >= 0] |= EVALUATION
-    if links: flags[_occurrence(_mix(np.minimum(*exact) * np.uint64(_BASE) + np.maximum(*exact))) > 0] |= REPEATED
+    if links:
+        flags[_occurrence(_mix(np.minimum(*exact) * np.uint64(_BASE) + np.maximum(*exact))) > 0] |= REPEATED
     result[order] = flags
     return result
 

@@ -18,7 +18,8 @@ from .corpus import MAX_CHARS, Row, normalise, squeeze
 from .documented import documented
 
 # %% ../nbs/01b_code.ipynb #f0b6c3b5
-CODE_SOURCES = ('docstring_code', 'summary_rest', 'see_also', 'comment_code', 'parameter_description', 'test_body', 'exception_message', 'readme_section')
+CODE_SOURCES = ('docstring_code', 'summary_rest', 'see_also', 'comment_code', 'parameter_description',
+    'test_body', 'exception_message', 'readme_section')
 _COPIED = re.compile(r'(^|/)(_?vendor(ed)?(_\w+)?|site-packages|dist-packages|__pycache__)/|_pb2\.py$')
 _TEST = re.compile(r'(^|/)(tests?|testing|idle_test)/|(^|/)(test_|conftest)[^/]*\.py$')
 
@@ -69,12 +70,14 @@ def python_files(
         own = [file for file in about.files or [] if file.suffix == '.py' and file.parts[0] != '..']
         found = [(file.as_posix(), Path(file.locate())) for file in own] + _editable_files(about)
     found = sorted((name, path) for name, path in found if not _COPIED.search(name) and path.exists())
-    return [(path, name[:-3].replace('/', '.').removesuffix('.__init__'), bool(_TEST.search(name))) for name, path in found]
+    return [(path, name[:-3].replace('/', '.').removesuffix('.__init__'), bool(_TEST.search(name)))
+        for name, path in found]
 
 def read_python(
     path: Path, # of a Python file
 ) -> str: # lines end with \n, as Python counts them
-    "A source file's text in the encoding that it declares; raises UnicodeDecodeError or SyntaxError when it lies."
+    """A source file's text in the encoding that it declares; raises UnicodeDecodeError or SyntaxError when
+    it lies."""
     raw = Path(path).read_bytes()
     encoding, _ = tokenize.detect_encoding(io.BytesIO(raw).readline)
     return raw.decode(encoding).replace('\r\n', '\n').replace('\r', '\n')
@@ -89,23 +92,28 @@ def see_also_names(
     names = []
     for section in _SEE_ALSO.findall(doc):
         for line in section.split('\n'):
-            if not line.strip() or line[0].isspace(): continue              # an indented line describes the name above
+            if not line.strip() or line[0].isspace():
+                continue              # an indented line describes the name above
             for name in re.split(r'\s:(?:\s|$)|:$', line)[0].split(','):
                 name = re.sub(r':\w+:|[`~\s]', '', name).rstrip('.')
                 if re.fullmatch(r'[\w.]+', name): names.append(name)
     return names
 
 _NUMPY = re.compile(r'^(?:Other )?(Parameter|Attribute)s\n-{3,}\n(.*?)(?=\n[^\n]+\n-{3,}|\Z)', re.S | re.M)
-_GOOGLE = re.compile(r'^(?:Keyword )?(Arg|Argument|Parameter|Attribute)s:[ \t]*\n(.*?)(?=\n\S|\Z)', re.S | re.M | re.I)
-_SPHINX = re.compile(r'^:(?:param|parameter|arg|argument|keyword)[ \t]+(?:[^:\n]*[ \t])?\\?\*{0,2}(\w+):[ \t]*(.*(?:\n[ \t]+\S.*)*)', re.M)
+_GOOGLE = re.compile(r'^(?:Keyword )?(Arg|Argument|Parameter|Attribute)s:[ \t]*\n(.*?)(?=\n\S|\Z)',
+    re.S | re.M | re.I)
+_SPHINX = re.compile(r'^:(?:param|parameter|arg|argument|keyword)[ \t]+(?:[^:\n]*[ \t])?\\?\*{0,2}(\w+):[ '
+                     r'\t]*(.*(?:\n[ \t]+\S.*)*)', re.M)
 _NAMES = r'((?:\\?\*){0,2}`{0,2}\w+`{0,2}(?:, *(?:\\?\*){0,2}`{0,2}\w+`{0,2})*)'
-_NUMPY_ITEM, _GOOGLE_ITEM = re.compile(_NAMES + r'(?: *:.*)?$()'), re.compile(_NAMES + r' *(?:\(.*?\))?:(?=\s|$)(.*)')
+_NUMPY_ITEM, _GOOGLE_ITEM = re.compile(_NAMES + r'(?: *:.*)?$()'), re.compile(_NAMES
+    + r' *(?:\(.*?\))?:(?=\s|$)(.*)')
 
 def _items(section, head):
     "(names, text) of a list: a line at the margin that is a head, and the indented lines below it."
     items, text = [], None
     for line in section.split('\n'):
-        if line[:1].strip():                                                # at the margin: the next item, or prose
+        # at the margin: the next item, or prose
+        if line[:1].strip():
             match = head.match(line)
             text = [match[2]] if match else None
             if match: items.append((', '.join(re.findall(r'\w+', match[1])), text))
@@ -117,28 +125,38 @@ def parameter_texts(
 ) -> list[tuple[str, str, str]]: # ('parameter' or 'attribute', its name or several names, its text)
     "What a docstring says of parameters and attributes."
     found = []
-    for kind, section in _NUMPY.findall(doc): found += [(kind.lower(), *item) for item in _items(section, _NUMPY_ITEM)]
-    for kind, section in _GOOGLE.findall(doc): found += [('attribute' if kind.lower() == 'attribute' else 'parameter', *item) for item in _items(textwrap.dedent(section), _GOOGLE_ITEM)]
-    if '\n:' in doc or doc[:1] == ':': found += [('parameter', name, squeeze(text)) for name, text in _SPHINX.findall(doc)]
+    for kind, section in _NUMPY.findall(doc):
+        found += [(kind.lower(), *item) for item in _items(section, _NUMPY_ITEM)]
+    for kind, section in _GOOGLE.findall(doc):
+        found += [('attribute' if kind.lower() == 'attribute' else 'parameter', *item)
+            for item in _items(textwrap.dedent(section), _GOOGLE_ITEM)]
+    if '\n:' in doc or doc[:1] == ':':
+        found += [('parameter', name, squeeze(text)) for name, text in _SPHINX.findall(doc)]
     return found
 
 # %% ../nbs/01b_code.ipynb #0f0d282e
-_LICENCE = re.compile(r'copyright|licensed under|spdx-|all rights reserved|permission is hereby|redistribution and use', re.I)
-_ORDER = re.compile(r'-\*-|%%|type:|coding[:=]|(?:pragma|noqa|nosec|nopep8|pylint|mypy|pyright|pyre|pyrefly|pytype|fmt|yapf|isort|ruff|flake8|vim|region|endregion|cython|distutils|codespell)\b(?:[:\- ]|$)|\w+: ?(?:ignore|disable|skip)\b', re.I)
+_LICENCE = re.compile(r'copyright|licensed under|spdx-|all rights reserved|permission is '
+                      r'hereby|redistribution and use', re.I)
+_ORDER = re.compile(
+    r'-\*-|%%|type:|coding[:=]|(?:pragma|noqa|nosec|nopep8|pylint|mypy|pyright|pyre|pyrefly|pytype|fmt|yapf|isort|ruff|flake8|vim|region|endregion|cython|distutils|codespell)\b(?:[:\- ]|$)|\w+: ?(?:ignore|disable|skip)\b', re.I)
 _RULED = re.compile(r'^[#:!\s]+|[#=*~_+-]{4,}')
-_MAYBE_CODE = re.compile(r'[=()\[\]{}@]|:$|^(?:import|from|return|raise|del|assert|else|try|pass|break|continue)\b')
-_FRAGMENT = re.compile(r'(?:elif|else|except|finally)\b.*:$|[\w.]+ = |[\w.]+\($|@\w|(?:def|class|if|for|while|with) .*[(\[{,:]$|return [\w.]+[(\[]')
+_MAYBE_CODE = re.compile(
+    r'[=()\[\]{}@]|:$|^(?:import|from|return|raise|del|assert|else|try|pass|break|continue)\b')
+_FRAGMENT = re.compile(r'(?:elif|else|except|finally)\b.*:$|[\w.]+ = '
+                       r'|[\w.]+\($|@\w|(?:def|class|if|for|while|with) .*[(\[{,:]$|return [\w.]+[(\[]')
 
 def _is_code(line):
     "Whether a line of a comment is Python rather than prose."
     if not _MAYBE_CODE.search(line): return False
     try: body = ast.parse(line + (' pass' if line.endswith(':') else '')).body
     except (SyntaxError, ValueError): return bool(_FRAGMENT.match(line))
-    return bool(body) and not (isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Name))     # 'GH#123 = …' is a name and a comment
+    # 'GH#123 = …' is a name and a comment
+    return bool(body) and not (isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Name))
 
 def _comment_text(lines):
     "The words of a block comment; '' when it says nothing of the code below it."
-    texts = [text for line in lines if (text := _RULED.sub('', line.lstrip()).strip()) and not _ORDER.match(text)]
+    texts = [text for line in lines if (text := _RULED.sub('', line.lstrip()).strip())
+        and not _ORDER.match(text)]
     text = squeeze(' '.join(texts))
     if text.count(' ') < 2 or _LICENCE.search(text) or 2*sum(map(_is_code, texts)) > len(texts): return ''
     return text if 2*sum(map(str.isalpha, text)) > len(text.replace(' ', '')) else ''
@@ -148,36 +166,51 @@ def _message(node):
     "The text of an exception's argument, with what is filled in as {expression}; '' when it is no text."
     match node:
         case ast.Constant(value=str(text)): return text
-        case ast.JoinedStr(values=parts): return ''.join(part.value if isinstance(part, ast.Constant) else f'{{{ast.unparse(part.value)}}}' for part in parts)
+        case ast.JoinedStr(values=parts): return ''.join(part.value if isinstance(part, ast.Constant)
+            else f'{{{ast.unparse(part.value)}}}' for part in parts)
         case ast.BinOp(left=left, op=ast.Mod()): return _message(left)
         case ast.BinOp(left=left, op=ast.Add(), right=right):
             texts = _message(left), _message(right)
-            return ''.join(text or f'{{{ast.unparse(part)}}}' for text, part in zip(texts, (left, right))) if any(texts) else ''
-        case ast.Call(func=ast.Attribute(value=text, attr='format')) | ast.Call(func=ast.Name(id='_' | 'dedent'), args=[text]): return _message(text)
+            return ''.join(text or f'{{{ast.unparse(part)}}}'
+                for text, part in zip(texts, (left, right))) if any(texts) else ''
+        case ast.Call(func=ast.Attribute(value=text,
+            attr='format')) | ast.Call(func=ast.Name(id='_' | 'dedent'), args=[text]): return _message(text)
     return ''
 
-def _negated(test): return (test.operand, '{}') if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else (test, 'not ({})')
+def _negated(test):
+    return (test.operand, '{}') if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else (test,
+        'not ({})')
 
 def _words(name):
     "A test's name as words: TestMerge.test_on_index is 'Merge on index'."
-    parts = [re.sub(r'^_*[Tt]ests?(?:_?[Cc]ase)?(?![a-z])_*|(?<=.)_*Tests?(?:Case)?$', '', part) for part in name.split('.')]
-    return ' '.join(re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+', ' ', ' '.join(parts)).split())
+    parts = [re.sub(r'^_*[Tt]ests?(?:_?[Cc]ase)?(?![a-z])_*|(?<=.)_*Tests?(?:Case)?$', '', part)
+        for part in name.split('.')]
+    return ' '.join(re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_+', ' ',
+        ' '.join(parts)).split())
 
 # %% ../nbs/01b_code.ipynb #a296dbb4
-_FUNCTION, _DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef), (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-_SIMPLE = frozenset(kind for kind in ast.stmt.__subclasses__() if 'body' not in kind._fields and kind not in (ast.Raise, ast.Match))
+_FUNCTION, _DEFINITION = (ast.FunctionDef, ast.AsyncFunctionDef), (ast.FunctionDef, ast.AsyncFunctionDef,
+    ast.ClassDef)
+_SIMPLE = frozenset(kind for kind in ast.stmt.__subclasses__() if 'body' not in kind._fields
+    and kind not in (ast.Raise, ast.Match))
 _MIN_CODE = 20   # characters: `pass`, `...` and `return None` describe nothing
 
-def _first(node): return node.decorator_list[0].lineno if getattr(node, 'decorator_list', None) else node.lineno
+def _first(node):
+    return node.decorator_list[0].lineno if getattr(node, 'decorator_list', None) else node.lineno
 
 def _header_end(node):
-    "The last line of what stands before a block's first statement; a string in it may hold lines that look like comments."
-    parts = [part for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt) for part in (child, *(ast.iter_child_nodes(child) if isinstance(child, (ast.arguments, ast.withitem)) else ()))]
-    return max([getattr(node, 'lineno', 0), *(part.end_lineno for part in parts if isinstance(part, (ast.expr, ast.arg, ast.keyword, ast.pattern)))])
+    """The last line of what stands before a block's first statement; a string in it may hold lines that
+    look like comments."""
+    parts = [part for child in ast.iter_child_nodes(node) if not isinstance(child, ast.stmt)
+        for part in (child, *(ast.iter_child_nodes(child) if isinstance(child, (ast.arguments, ast.withitem))
+        else ()))]
+    return max([getattr(node, 'lineno', 0), *(part.end_lineno for part in parts
+        if isinstance(part, (ast.expr, ast.arg, ast.keyword, ast.pattern)))])
 
 def _docstring(node):
     first = node.body[0]
-    return first.value if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str) else None
+    return first.value if isinstance(first, ast.Expr) and isinstance(first.value,
+        ast.Constant) and isinstance(first.value.value, str) else None
 
 def _code(lines):
     "The lines from the first that is not blank, moved left by its margin."
@@ -188,26 +221,32 @@ def _code(lines):
 def _source(lines, node):
     "An expression as written; one of several lines as Python would write it."
     line = lines[node.lineno-1]
-    if node.lineno != node.end_lineno or not line.isascii(): return ast.unparse(node)    # Python counts columns in bytes
+    if node.lineno != node.end_lineno or not line.isascii():
+        return ast.unparse(node)    # Python counts columns in bytes
     return line[node.col_offset:node.end_col_offset]
 
 class _Walk:
     "One walk over the statements of a file: collects rows by source, and functions."
-    def __init__(self, text, module): self.lines, self.module, self.rows, self.functions = text.split('\n'), module, defaultdict(list), []
+    def __init__(self, text, module):
+        self.lines, self.module, self.rows, self.functions = text.split('\n'), module, defaultdict(list), []
 
-    def add(self, source, query, document, name): self.rows[source].append(Row(query, document, self.module, name))
+    def add(self, source, query, document, name):
+        self.rows[source].append(Row(query, document, self.module, name))
 
     def block(self, parent, body, name, condition=None, nested=False):
-        "The statements below `parent`; `condition` is what holds there because of the nearest `if`, `nested` whether a function is around it."
+        """The statements below `parent`; `condition` is what holds there because of the nearest `if`,
+        `nested` whether a function is around it."""
         lines = self.lines
         for i, node in enumerate(body):
             kind = type(node)
             above = (_first(node) if kind in _DEFINITION else node.lineno) - 2
-            if above >= 0 and '#' in lines[above] and lines[above].lstrip()[0] == '#': self.comment(parent, body, i, above, name)
+            if above >= 0 and '#' in lines[above] and lines[above].lstrip()[0] == '#':
+                self.comment(parent, body, i, above, name)
             if kind in _SIMPLE: continue
             if kind in _DEFINITION:
                 own = f'{name}.{node.name}' if name else node.name
-                if not nested: self.definition(node, own)                   # methods yes, functions inside functions no
+                if not nested:
+                    self.definition(node, own)                   # methods yes, functions inside functions no
                 self.block(node, node.body, own, None, nested or kind is not ast.ClassDef)
             elif kind is ast.If:
                 self.block(node, node.body, name, (node.test, '{}'), nested)
@@ -215,17 +254,21 @@ class _Walk:
             elif kind is ast.Raise: self.error(node, name, condition)
             elif kind is ast.Match:
                 for case in node.cases: self.block(case, case.body, name, None, nested)
-            else:                                                           # for, while, with, try: what held around them holds inside
+                # for, while, with, try: what held around them holds inside
+            else:
                 self.block(node, node.body, name, condition, nested)
-                for handler in getattr(node, 'handlers', ()): self.block(handler, handler.body, name, None, nested)
-                for part in ('orelse', 'finalbody'): self.block(node, getattr(node, part, ()), name, None, nested)
+                for handler in getattr(node, 'handlers', ()):
+                    self.block(handler, handler.body, name, None, nested)
+                for part in ('orelse', 'finalbody'):
+                    self.block(node, getattr(node, part, ()), name, None, nested)
 
     def comment(self, parent, body, i, above, name):
         "comment_code: the comment above a statement, and the statements up to the next gap."
         floor = body[i-1].end_lineno if i else _header_end(parent)
         first, node = above + 1, body[i]
         while first > floor and self.lines[first-1].lstrip().startswith('#'): first -= 1
-        if not i and isinstance(parent, ast.Module) or not (text := _comment_text(self.lines[first:above+1])): return    # the first of a file is about the file
+        if not i and isinstance(parent, ast.Module) or not (text := _comment_text(self.lines[first:above+1])):
+            return    # the first of a file is about the file
         last = node.end_lineno
         for after in body[i+1:]:
             if _first(after) > last + 1: break
@@ -240,37 +283,48 @@ class _Walk:
         message = squeeze(_message(node.exc.args[0]))
         if message.count(' ') < 2: return
         test, form = condition
-        self.add('exception_message', squeeze(f'{ast.unparse(node.exc.func)} if {form.format(_source(self.lines, test))}'), message, name)
+        self.add('exception_message', squeeze(f'{ast.unparse(node.exc.func)} if '
+                                              f'{form.format(_source(self.lines, test))}'), message, name)
 
     def definition(self, node, name):
         "docstring_code, summary_rest, parameter_description: all that a function or class says of itself."
         if not (doc := _docstring(node)): return
-        is_function, clean, lines = not isinstance(node, ast.ClassDef), inspect.cleandoc(doc.value), self.lines
+        is_function, clean, lines = not isinstance(node,
+            ast.ClassDef), inspect.cleandoc(doc.value), self.lines
         summary, _, rest = clean.partition('\n\n')
-        summary, head, code = squeeze(summary), lines[node.lineno-1:doc.lineno-1], lines[doc.end_lineno:node.end_lineno]
+        summary, head, code = squeeze(summary), lines[node.lineno-1:doc.lineno
+            -1], lines[doc.end_lineno:node.end_lineno]
         signature = squeeze(' '.join(head or [lines[doc.lineno-1][:doc.col_offset]])).rstrip(': ')[:300]
-        self.functions.append(dict(module=self.module, name=name, kind='function' if is_function else 'class', signature=signature, summary=summary, see_also=see_also_names(clean)))
+        self.functions.append(dict(module=self.module, name=name, kind='function' if is_function else 'class',
+            signature=signature, summary=summary, see_also=see_also_names(clean)))
         if summary.count(' ') >= 2:
-            if is_function and head and len(node.body) > 1 and node.body[1].lineno > doc.end_lineno and len('\n'.join(code).strip()) >= _MIN_CODE: self.add('docstring_code', summary, _code(head + code), name)
+            if is_function and head and len(node.body) > 1 and node.body[1].lineno > doc.end_lineno and len(
+                    '\n'.join(code).strip()) >= _MIN_CODE:
+                self.add('docstring_code', summary, _code(head + code), name)
             if rest.count(' ') >= 9: self.add('summary_rest', summary, squeeze(rest), name)
         for kind, names, text in parameter_texts(clean):
-            if text.count(' ') >= 2: self.add('parameter_description', f"{name.removesuffix('.__init__')}: {kind} {names}", text, name)
+            if text.count(' ') >= 2:
+                self.add('parameter_description', f"{name.removesuffix('.__init__')}: {kind} {names}", text,
+                    name)
 
     def tests(self, body, name=''):
         "test_body: the name of each test, and what it does."
         for node in body:
             if isinstance(node, _FUNCTION) and node.name.startswith('test'):
                 own, doc = name + node.name, _docstring(node)
-                words, code = _words(own), _code(self.lines[doc.end_lineno if doc else _header_end(node):node.end_lineno])
+                words, code = _words(own), _code(self.lines[doc.end_lineno if doc
+                    else _header_end(node):node.end_lineno])
                 if ' ' in words and len(code) >= _MIN_CODE: self.add('test_body', words, code, own)
             elif isinstance(node, ast.ClassDef): self.tests(node.body, f'{name}{node.name}.')
-            elif isinstance(node, (ast.If, ast.Try, ast.With)): self.tests([*node.body, *getattr(node, 'orelse', ())], name)
+            elif isinstance(node, (ast.If, ast.Try, ast.With)):
+                self.tests([*node.body, *getattr(node, 'orelse', ())], name)
 
 def file_rows(
     path: Path, # a Python file
     module: str, # its dotted name, e.g. 'pandas.core.frame'
     is_test: bool = False, # of a test file only the tests are read
-) -> tuple[dict[str, list[Row]], list[dict]]: # rows by source; of each documented function and class: module, name, kind, signature, summary, see_also
+) -> tuple[dict[str, list[Row]], list[dict]]: # rows by source; of each documented function and class: module,
+    # name, kind, signature, summary, see_also
     "All that one file holds. Raises SyntaxError, ValueError or RecursionError for what Python cannot read."
     text = read_python(path)
     if is_test and 'def test' not in text: return {}, []
@@ -292,24 +346,34 @@ def see_also_rows(
         query = normalise(function['summary'])
         def nearness(other):
             full = f".{other['module']}.{other['name']}"
-            return full.endswith('.' + name), len(os.path.commonprefix([function['module'].split('.'), other['module'].split('.')])), -len(full)
+            return full.endswith('.' + name), len(os.path.commonprefix([function['module'].split('.'),
+                other['module'].split('.')])), -len(full)
         for name in function['see_also'] if query.count(' ') >= 2 else ():
             other = max(by_last_name.get(name.rsplit('.', 1)[-1], ()), key=nearness, default=None)
             document = normalise(other['summary']) if other else ''
-            if document.count(' ') < 2 or document == query or (pair := tuple(sorted((query, document)))) in seen: continue
+            if document.count(' ') < 2 or document == query or (
+                    pair := tuple(sorted((query, document)))) in seen:
+                continue
             seen.add(pair)
             rows.append(Row(function['summary'], other['summary'], function['module'], function['name']))
     return rows
 
 _HEADING = re.compile(r'^(?:#{1,6}[ \t]+(\S.*?)[ \t]*#*|(?=.*[^\W_])(\S.*)\n([=~^*"+#-])\3{2,})[ \t]*$', re.M)
 _NO_HEADING = [(re.compile(pattern, re.M | re.S), text) for pattern, text in (
-    (r'^[ \t]*(```+|~~~+).*?^[ \t]*\1[ \t]*$|<!--.*?-->', ' '),                                      # code in fences, remarks
-    (r'^\.\. (?:[\w-]+:|\||_|\[)[^\n]*\n(?:[ \t]+[^\n]*\n|\n(?=[ \t]))*', ' '),                      # directives and targets of reStructuredText
-    (r'::[ \t]*\n\n(?:[ \t]+[^\n]*(?:\n|\Z)|\n)+', ':\n\n'))]                                        # code after two colons
+    # code in fences, remarks
+    (r'^[ \t]*(```+|~~~+).*?^[ \t]*\1[ \t]*$|<!--.*?-->', ' '),
+    # directives and targets of reStructuredText
+    (r'^\.\. (?:[\w-]+:|\||_|\[)[^\n]*\n(?:[ \t]+[^\n]*\n|\n(?=[ \t]))*', ' '),
+    # code after two colons
+    (r'::[ \t]*\n\n(?:[ \t]+[^\n]*(?:\n|\Z)|\n)+', ':\n\n'))]
 _NO_PROSE = [(re.compile(pattern, re.M), text) for pattern, text in (
-    (r'^\[[^\]\n]+\]:[^\n]*$|^[ \t]*(?:\||[=+-]{3,})[^\n]*$', ''),                                   # targets of Markdown, tables, ruled lines
-    (r'!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])', ' '),                                                      # images
-    (r'\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])', r'\1'), (r':[\w:]+:`~?([^`<]+?)(?: ?<[^>]*>)?`', r'\1'), (r'`([^`<]+?) ?<[^>`]*>`_+', r'\1'),    # links, roles
+    # targets of Markdown, tables, ruled lines
+    (r'^\[[^\]\n]+\]:[^\n]*$|^[ \t]*(?:\||[=+-]{3,})[^\n]*$', ''),
+    # images
+    (r'!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])', ' '),
+    # links, roles
+    (r'\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])', r'\1'), (r':[\w:]+:`~?([^`<]+?)(?: ?<[^>]*>)?`', r'\1'),
+    (r'`([^`<]+?) ?<[^>`]*>`_+', r'\1'),
     (r'</?\w[^>\n]*>', ' '),                                                                         # HTML
     (r'\|\S[^|\n]*\|_?|`_+|`+|\*\*|https?://[^\s)>]+', ''))]
 
@@ -327,7 +391,8 @@ def readme_rows(
         for pattern, plain in _NO_PROSE: heading, body = pattern.sub(plain, heading), pattern.sub(plain, body)
         heading, body = squeeze(heading), squeeze(body)
         if normalise(heading) in ('', normalise(package)): heading = squeeze(about.get('Summary') or '')
-        if body.count(' ') >= 9 and re.search(r'[^\W\d_]{3}', heading): rows.append(Row(f'{package}: {heading}', body, package, heading))
+        if body.count(' ') >= 9 and re.search(r'[^\W\d_]{3}', heading):
+            rows.append(Row(f'{package}: {heading}', body, package, heading))
     return rows
 
 # %% ../nbs/01b_code.ipynb #9d1e6f42

@@ -35,26 +35,31 @@ def data_folder() -> Path: # the folder that holds `sources.csv`
     return inside if inside.exists() else Path(__file__).parents[1]/'data'
 
 def cache_folder() -> Path: # a folder that may be deleted at any time
-    "Where computed things are kept: `GTE_NB_CACHE`, or `data/cache` of a checkout, or the user's cache folder."
+    """Where computed things are kept: `GTE_NB_CACHE`, or `data/cache` of a checkout, or the user's cache
+    folder."""
     if os.environ.get('GTE_NB_CACHE'): return Path(os.environ['GTE_NB_CACHE']).expanduser().absolute()
     if root := checkout(): return root/'data'/'cache'
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'gte_nb'
 
 def runs_folder() -> Path: # ignored by git
-    "Where training and evaluation go unless another place is named: `data/runs` of a checkout, or a folder in the cache."
+    """Where training and evaluation go unless another place is named: `data/runs` of a checkout, or a
+    folder in the cache."""
     root = checkout()
     return root/'data'/'runs' if root else cache_folder()/'runs'
 
 def results_folder() -> Path: # data/results, created if missing
     "Where --record writes. Raises ValueError outside of a checkout."
-    if not (root := checkout()): raise ValueError('--record writes into data/results of a checkout, and this is an installed package; leave it out')
+    if not (root := checkout()):
+        raise ValueError('--record writes into data/results of a checkout, and this is an installed '
+                         'package; leave it out')
     (root/'data'/'results').mkdir(parents=True, exist_ok=True)
     return root/'data'/'results'
 
 def evaluation_folder() -> Path|None: # None when the variable is not set
     "The folder of public test sets that `GTE_NB_EVAL_DATA` names. Raises ValueError when it does not exist."
     folder = os.environ.get('GTE_NB_EVAL_DATA')
-    if folder and not Path(folder).is_dir(): raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which is no folder; correct or unset it')
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which is no folder; correct or unset it')
     return Path(folder) if folder else None
 
 def progress_bar(
@@ -65,14 +70,16 @@ def progress_bar(
 ) -> tqdm: # counts units with `update`
     "A progress bar in a terminal or a notebook (where it disappears when done); silent where nobody watches."
     terminal = sys.stderr.isatty()
-    silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)     # not given: TQDM_DISABLE=1 has the word
+    # not given: TQDM_DISABLE=1 has the word
+    silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)
     return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, **silent)
 
 def new_figure(
     width: float, # inches
     height: float, # inches
 ) -> 'Figure': # of matplotlib
-    "A figure that needs no display; a notebook shows it when it is a cell's value, whether pyplot has been used or not."
+    """A figure that needs no display; a notebook shows it when it is a cell's value, whether pyplot has
+    been used or not."""
     from matplotlib.figure import Figure
     figure = Figure(figsize=(width, height), layout='constrained')
     def png():
@@ -108,7 +115,8 @@ def report_unread(
     files: int, # that were to be read
 ):
     "Print how many files could not be read, with an example; nothing when all could."
-    if refused: print(f'{len(refused)} of {files} files could not be read and were left out, for example {refused[0]}')
+    if refused:
+        print(f'{len(refused)} of {files} files could not be read and were left out, for example {refused[0]}')
 
 def complain(error: Exception):
     "Print an error's sentence and leave with status 1: what a command does with bad input."
@@ -117,7 +125,8 @@ def complain(error: Exception):
 
 # %% ../nbs/01_corpus.ipynb #7a9c14aa
 MAX_CHARS = 2_000   # of a mined text; more than any of our models reads
-SPLITS = ('test', 'validation', 'train')   # in the order in which a text is given away: what is in test cannot be in train
+# in the order in which a text is given away: what is in test cannot be in train
+SPLITS = ('test', 'validation', 'train')
 
 class Row(NamedTuple):
     "One weak pair, as a miner yields it."
@@ -180,8 +189,10 @@ def normalise(text: str) -> str: # words, with the signs behind them, and single
     return front.sub(r'\1', blank.sub('', ' '.join(pieces.findall(text))))
 
 # %% ../nbs/01_corpus.ipynb #64c0b04f
-def registry() -> 'pd.DataFrame': # by name: origin, category, pair, hub_id, config, split, query_column, document_column, licence, rows, rows_from, confidence, note
-    "The table of sources, `data/sources.csv`: the paper's (`origin` is 'paper') and this book's ('ours'). Empty cells are empty strings, unknown `rows` are NA."
+def registry() -> 'pd.DataFrame': # by name: origin, category, pair, hub_id, config, split, query_column,
+    # document_column, licence, rows, rows_from, confidence, note
+    """The table of sources, `data/sources.csv`: the paper's (`origin` is 'paper') and this book's
+    ('ours'). Empty cells are empty strings, unknown `rows` are NA."""
     import pandas as pd
     table = pd.read_csv(data_folder()/'sources.csv', index_col='name', dtype=str, keep_default_na=False)
     return table.assign(rows=pd.to_numeric(table['rows'], errors='coerce').astype('Int64'))
@@ -195,61 +206,87 @@ def _columns(file):
         if file.suffix == '.parquet':
             import pyarrow.parquet as pq
             return pq.read_schema(file).names
-        with (gzip.open if file.suffix == '.gz' else open)(file, 'rb') as f: first = next((line for line in f if line.strip()), b'')
+        with (gzip.open if file.suffix == '.gz' else open)(file, 'rb') as f:
+            first = next((line for line in f if line.strip()), b'')
         record = json.loads(first)
         if not isinstance(record, dict): raise ValueError(f'its first line is no object but {first[:40]!r}')
         return list(record)
-    except (ValueError, OSError, EOFError, zlib.error) as e: raise ValueError(f'{file} cannot be read ({e}); load takes whole parquet files and JSON lines') from None
+    except (ValueError, OSError, EOFError, zlib.error) as e:
+        raise ValueError(
+            f'{file} cannot be read ({e}); load takes whole parquet files and JSON lines') from None
 
 def _renamed(columns, source, where):
     "From a source's columns to query and document."
     if {'query', 'document'} <= set(columns): return {'query': 'query', 'document': 'document'}
     names = {source.query_column: 'query', source.document_column: 'document'}
     if missing := [c for c in names if c not in columns]:
-        raise ValueError(f"{where} has no column {' and no column '.join(map(repr, missing))}, only {', '.join(columns)}; {source.name} needs {' and '.join(names)}, or query and document")
+        raise ValueError(f"{where} has no column {' and no column '.join(map(repr, missing))}, only "
+                         f"{', '.join(columns)}; {source.name} needs {' and '.join(names)}, or query and "
+                         "document")
     return names
 
 def _load_local(datasets, source, folder, streaming):
-    files = sorted(f for f in folder.glob('*') if f.name.endswith(('.parquet', '.jsonl', '.json', '.jsonl.gz', '.json.gz')))
+    files = sorted(f for f in folder.glob('*') if f.name.endswith(('.parquet', '.jsonl', '.json', '.jsonl.gz',
+        '.json.gz')))
     if not files: raise ValueError(f'{folder} holds no .parquet, .jsonl or .jsonl.gz files for {source.name}')
     kinds = {'parquet' if f.suffix == '.parquet' else 'json' for f in files}
-    if len(kinds) > 1: raise ValueError(f'{folder} mixes parquet and JSON files; keep one kind of {source.name}')
+    if len(kinds) > 1:
+        raise ValueError(f'{folder} mixes parquet and JSON files; keep one kind of {source.name}')
     names = [_renamed(_columns(f), source, f) for f in files]
-    if any(n != names[0] for n in names): raise ValueError(f'the files of {folder} do not agree about their columns; {files[0].name} has {" and ".join(names[0])}')
-    return datasets.load_dataset(kinds.pop(), data_files=[str(f) for f in files], split='train', streaming=streaming), names[0]
+    if any(n != names[0] for n in names):
+        raise ValueError(f'the files of {folder} do not agree about their columns; {files[0].name} has '
+                         f'{" and ".join(names[0])}')
+    return datasets.load_dataset(kinds.pop(), data_files=[str(f) for f in files], split='train',
+        streaming=streaming), names[0]
 
 def _load_hub(datasets, source, streaming):
     local = 'put parquet or JSON-lines files of it into a folder and name that folder as well'
-    if source.origin == 'ours': raise ValueError(f"{source.name} is mined on your machine, not loaded: run gte_mine, then corpus.pairs({source.name!r})")
-    if not source.hub_id: raise ValueError(f"no public copy of {source.name} is known ({source.note}); {local}")
+    if source.origin == 'ours':
+        raise ValueError(f"{source.name} is mined on your machine, not loaded: run gte_mine, then "
+                         f"corpus.pairs({source.name!r})")
+    if not source.hub_id:
+        raise ValueError(f"no public copy of {source.name} is known ({source.note}); {local}")
     doubt = f" (confidence: {source.confidence})" if source.confidence != 'card' else ''
     try:
-        if not datasets.config.HF_HUB_OFFLINE:                              # one question with a time limit; load_dataset itself would try for minutes
+        # one question with a time limit; load_dataset itself would try for minutes
+        if not datasets.config.HF_HUB_OFFLINE:
             import huggingface_hub
             huggingface_hub.HfApi().dataset_info(source.hub_id, timeout=_HUB_SECONDS)
-        rows = datasets.load_dataset(source.hub_id, source.config or None, split=source.split, streaming=streaming)
+        rows = datasets.load_dataset(source.hub_id, source.config or None, split=source.split,
+            streaming=streaming)
         columns = rows.column_names or list(next(iter(rows)))
-    except Exception as e: raise ValueError(f"{source.name}: {source.hub_id}{doubt} cannot be had from the hub ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no answer'}); {local}") from None
+    except Exception as e:
+        raise ValueError(f"{source.name}: {source.hub_id}{doubt} cannot be had from the hub "
+                         f"({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no answer'}); {local}") from None
     if doubt: print(f'{source.name}: {source.hub_id}{doubt}: look at a few rows before you train on them')
     return rows, _renamed(columns, source, source.hub_id + doubt)
 
 def load(
     name: str, # of a source in `registry()`
-    folder: str|Path|None = None, # with parquet or JSON-lines files of this source; None: the folder `name` in `GTE_NB_HUB_DATA` if there is one, else the hub
+    # with parquet or JSON-lines files of this source; None: the folder `name` in `GTE_NB_HUB_DATA` if there
+    # is one, else the hub
+    folder: str|Path|None = None,
     streaming: bool = True, # False: everything at once, as a Dataset with a length
-) -> 'datasets.IterableDataset|datasets.Dataset': # with the columns query and document, as they are: `from_files` is what checks rows
-    "A source of the registry, from local files or from the hub. Raises ValueError for an unknown name, missing files or columns, or a hub that cannot be reached."
+) -> 'datasets.IterableDataset|datasets.Dataset': # with the columns query and document, as they are:
+    # `from_files` is what checks rows
+    """A source of the registry, from local files or from the hub. Raises ValueError for an unknown name,
+    missing files or columns, or a hub that cannot be reached."""
     try: import datasets
-    except ImportError: raise ValueError('load needs the package datasets; install it with: pip install datasets') from None
+    except ImportError:
+        raise ValueError('load needs the package datasets; install it with: pip install datasets') from None
     table = registry()
     if name not in table.index:
         close = get_close_matches(name, table.index, cutoff=0.5)
-        raise ValueError(f"no source is called {name!r}; {'close: ' + ', '.join(close) if close else 'registry() lists them'}")
+        raise ValueError(f"no source is called {name!r}; "
+                         f"{'close: ' + ', '.join(close) if close else 'registry() lists them'}")
     source, hub_data = table.loc[name], os.environ.get('GTE_NB_HUB_DATA')
     if folder is None and hub_data and (Path(hub_data)/name).is_dir(): folder = Path(hub_data)/name
-    if folder and not Path(folder).is_dir(): raise ValueError(f'{folder} is no folder; load({name!r}) reads all files of one')
-    rows, names = _load_local(datasets, source, Path(folder), streaming) if folder else _load_hub(datasets, source, streaming)
-    return rows.select_columns(list(names)).rename_columns({old: new for old, new in names.items() if old != new})
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f'{folder} is no folder; load({name!r}) reads all files of one')
+    rows, names = _load_local(datasets, source, Path(folder), streaming) if folder else _load_hub(datasets,
+        source, streaming)
+    return rows.select_columns(list(names)).rename_columns(
+        {old: new for old, new in names.items() if old != new})
 
 # %% ../nbs/01_corpus.ipynb #9bbb3ab6
 def _row_digest(split, query, document, *negatives):
@@ -273,20 +310,23 @@ def fingerprint(pairs: 'pd.DataFrame') -> str: # 16 hexadecimal digits
 # %% ../nbs/01_corpus.ipynb #961f236f
 @dataclass
 class Corpus:
-    "A corpus on disk: one parquet file per source, `corpus.json` with counts and fingerprints; a mined one has `functions.parquet` for search as well."
+    """A corpus on disk: one parquet file per source, `corpus.json` with counts and fingerprints; a mined
+    one has `functions.parquet` for search as well."""
     folder: Path # where the files lie
 
     def __post_init__(self):
         self.folder = Path(self.folder)
         if not (self.folder/'corpus.json').exists():
-            raise ValueError(f'{self.folder} holds no corpus (no corpus.json); mine one with: gte_mine --out {self.folder}')
+            raise ValueError(f'{self.folder} holds no corpus (no corpus.json); mine one with: gte_mine '
+                             f'--out {self.folder}')
 
     @cached_property
     def manifest(self): return json.loads((self.folder/'corpus.json').read_text(encoding='utf-8'))
 
     @property
     def fingerprint(self) -> str: # 16 hexadecimal digits
-        "One hash over the fingerprints of all sources, the rules that flagged their rows, and the test sets that they were compared with."
+        """One hash over the fingerprints of all sources, the rules that flagged their rows, and the test
+        sets that they were compared with."""
         about = {name: self.manifest.get(name) for name in ('fingerprints', 'miner', 'evaluation')}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -294,14 +334,16 @@ class Corpus:
         self,
         source: str, # a name in `manifest['fingerprints']`
         split: str|None = None, # 'train', 'validation' or 'test'; None for all
-        drop: int = 255, # bits of gte_nb.cleaning: rows that have one of these flags are left out; 0: every row
+        # bits of gte_nb.cleaning: rows that have one of these flags are left out; 0: every row
+        drop: int = 255,
     ) -> 'pd.DataFrame': # query, document, module, name, package, split, flags; and what is said below
         """The rows of one source. Raises ValueError for a source that this corpus does not hold.
 
         A source with negatives has the column `negative`; where rows have several, `negatives` lists them.
         Rows that come from files have `row`, their number in the file that `package` names."""
         if source not in self.manifest['fingerprints']:
-            raise ValueError(f"source {source!r} is not in {self.folder}; it holds {', '.join(self.manifest['fingerprints'])}")
+            raise ValueError(f"source {source!r} is not in {self.folder}; it holds "
+                             f"{', '.join(self.manifest['fingerprints'])}")
         pairs = self._table(source, split)
         if not drop or 'flags' not in pairs: return pairs
         return pairs[pairs['flags'] & drop == 0].reset_index(drop=True)
@@ -310,9 +352,11 @@ class Corpus:
         self,
         split: str|None = None, # 'train', 'validation' or 'test'; None for all
     ) -> 'pd.DataFrame': # package, split, module, name, kind, signature, summary
-        "Every documented function and class, for search and for hard negatives. Raises ValueError when the corpus was not mined from code."
+        """Every documented function and class, for search and for hard negatives. Raises ValueError when
+        the corpus was not mined from code."""
         if not (self.folder/'functions.parquet').exists():
-            raise ValueError(f'{self.folder} holds no functions (no functions.parquet): it was not mined from Python packages; mine some with: gte_mine')
+            raise ValueError(f'{self.folder} holds no functions (no functions.parquet): it was not mined '
+                             'from Python packages; mine some with: gte_mine')
         return self._table('functions', split)
 
     def report(self):
@@ -333,7 +377,8 @@ _ABOUT = ('split', 'id', 'module')
 _USED = (*_SIDES, *_ABOUT, 'negative', 'negatives', 'label', 'score')
 _NUMBERED = re.compile(r'negative_([0-9]+)')   # as mine_hard_negatives and sentence-transformers name several
 _SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet')
-LONE_SURROGATE = re.compile('[\ud800-\udfff]')   # half of a character pair: a str can hold it, UTF-8 and tokenizers cannot
+# half of a character pair: a str can hold it, UTF-8 and tokenizers cannot
+LONE_SURROGATE = re.compile('[\ud800-\udfff]')
 
 @dataclass
 class _Found:
@@ -347,8 +392,11 @@ class _Undecodable(bytes):
 def _open(path):
     "The bytes of a text file; a name that ends in .gz promises gzip, and only that."
     with open(path, 'rb') as f: zipped = f.read(2) == b'\x1f\x8b'
-    if zipped and path.suffix != '.gz': raise ValueError(f'{path} is compressed with gzip, which its name does not say; rename it to {path.name}.gz')
-    if path.suffix == '.gz' and not zipped: raise ValueError(f'{path} is not compressed with gzip; rename it to {path.stem}')
+    if zipped and path.suffix != '.gz':
+        raise ValueError(f'{path} is compressed with gzip, which its name does not say; rename it to '
+                         f'{path.name}.gz')
+    if path.suffix == '.gz' and not zipped:
+        raise ValueError(f'{path} is not compressed with gzip; rename it to {path.stem}')
     return gzip.open(path, 'rb') if zipped else open(path, 'rb')
 
 def _is_used(column): return column in _USED or _NUMBERED.fullmatch(column) is not None
@@ -365,7 +413,8 @@ def _check_columns(columns, path):
                          'the document')
 
 def _json_rows(path, found):
-    seen, complete = {}, False                                              # columns so far; did any row have both sides?
+    # columns so far; did any row have both sides?
+    seen, complete = {}, False
     with _open(path) as f:
         for number, line in enumerate(f, 1):
             if not line.strip(): continue
@@ -418,7 +467,8 @@ def _csv_values(path, file, delimiter, quoting):
 def _csv_rows(path, found, delimiter, quoting):
     limit = csv.field_size_limit(64 << 20)                # a mark may take in the rest of the file
     try:
-        with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape', newline='') as f:
+        with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape',
+                newline='') as f:
             rows = _csv_values(path, f, delimiter, quoting)
             header, _ = next(rows, ([], []))
             _check_columns(header, path)
@@ -449,7 +499,8 @@ def _judge(path, several, similar, row, lines, notes):
                          'their own; close the mark that opens it, or save the rows as JSON lines if it is '
                          f'one text, {_PLAIN}')
     notes.append(f'{similar:,} of the {several:,} rows of several lines in {path.name} consist of lines '
-                 f'that look like rows of their own; the first is row {row}, of {lines:,} lines: look at it, {_PLAIN}')
+                 f'that look like rows of their own; the first is row {row}, of {lines:,} lines: look at '
+                 f'it, {_PLAIN}')
 
 def _decoded(value):
     if isinstance(value, list): return [_decoded(part) for part in value]
@@ -502,8 +553,11 @@ def _content_hash(path):
     "A hash of a file, or of all files of a saved data set; refuses what cannot be a source of rows."
     if not path.exists(): raise ValueError(f'{path} does not exist')
     if path.is_dir():
-        if not any((path/name).exists() for name in ('dataset_info.json', 'dataset_dict.json')): raise ValueError(f'{path} is a folder, but no data set that datasets saved to disk; name the files in it')
-        return hashlib.sha256(json.dumps([(f.relative_to(path).as_posix(), _content_hash(f)) for f in sorted(path.rglob('*')) if f.is_file()]).encode()).hexdigest()
+        if not any((path/name).exists() for name in ('dataset_info.json', 'dataset_dict.json')):
+            raise ValueError(f'{path} is a folder, but no data set that datasets saved to disk; name the '
+                             'files in it')
+        return hashlib.sha256(json.dumps([(f.relative_to(path).as_posix(), _content_hash(f))
+            for f in sorted(path.rglob('*')) if f.is_file()]).encode()).hexdigest()
     if not path.stat().st_size: raise ValueError(f'{path} is empty')
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -687,8 +741,12 @@ def from_files(
     name = re.sub(r'\W+', '_', name or paths[0].name.split('.')[0]) or 'pairs'
     key = hashlib.sha256(json.dumps(['files', READER, name, quoting, digests]).encode()).hexdigest()[:16]
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
-    try: folder.parent.mkdir(parents=True, exist_ok=True); lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
-    except OSError as e: raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set GTE_NB_CACHE') from None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
+    except OSError as e:
+        raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set '
+                         'GTE_NB_CACHE') from None
     with lock:
         if folder.exists() and any(folder.iterdir()) and not (folder/'corpus.json').exists():
             raise ValueError(f'{folder} holds other things than a corpus; give another folder')

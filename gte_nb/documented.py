@@ -7,17 +7,22 @@ __all__ = ['documented']
 
 # %% ../nbs/00_documented.ipynb #5b9d3e64
 import inspect, re
+from itertools import chain
 
 # %% ../nbs/00_documented.ipynb #6d4f0b7a
 _PARAMETER = re.compile(r' *(\*{0,2}\w+)(?:: *(.+?))?(?: = (.+?))?,?(?: +# *(.*))?$')
+_COMMENT = re.compile(r' *# *(.*)')
 _END = re.compile(r'\) *(?:-> *(.+?))? *: *(?:# *(.*))?$')
 
 def _parameters(lines, annotations=None):
     "The section that describes parameters or fields, a line for each."
-    items = []
-    for match in map(_PARAMETER.match, lines):
+    items, above = [], []                                                # what stands above a parameter is about it
+    for line in lines:
+        if comment := _COMMENT.match(line): above.append(comment[1]); continue
+        said, above, match = above, [], _PARAMETER.match(line)
         if not match or match[1] in ('self', 'cls'): continue
         name, kind, default, comment = match.groups()
+        comment = ' '.join(filter(None, [*said, comment]))
         param = (annotations or {}).get(name)
         if hasattr(param, 'help'):                                       # fastcore's Param: what --help says
             kind, comment = getattr(param.type, '__name__', ''), param.help
@@ -30,22 +35,27 @@ def _of_function(function, lines):
     first = function.__code__.co_firstlineno - 1                            # of its decorators, if it has any
     while not re.match(r' *(async )?def ', lines[first]): first += 1
     last = first
-    if lines[first].endswith(('(', ',')):
+    if re.sub(r' +# .*', '', lines[first]).endswith(('(', ',')):
         while not lines[last].lstrip().startswith(')'): last += 1
     kind, comment = match.groups() if (match := _END.search(lines[last])) else ('', '')
+    for line in lines[last+1:]:                                             # a long one goes on below
+        if not comment or not (more := _COMMENT.match(line)): break
+        comment = f'{comment} {more[1]}'
     result = ': '.join(filter(None, [(kind or '').strip("'"), comment]))
     returns = f'Returns:\n    {result}' if comment else ''
     return [_parameters(lines[first+1:last], function.__annotations__), returns]
 
 def _of_fields(cls, lines, places):
     "The section for the fields of a dataclass, its bases' first."
-    fields = {}
+    fields, above = {}, []
     for base in reversed(cls.__mro__):
         for line in lines[places[base.__name__]+1:] if base.__name__ in places else ():
             if re.match(r'\S|    (@|def |async def )', line): break
             name = line.partition(':')[0].strip()
-            if name in base.__annotations__: fields[name] = line
-    return [_parameters(fields.values())]
+            if _COMMENT.match(line): above.append(line); continue
+            if name in base.__annotations__: fields[name] = [*above, line]
+            above = []
+    return [_parameters(chain.from_iterable(fields.values()))]
 
 def _append(thing, sections):
     "Put sections below a docstring, unless they are there."
@@ -58,7 +68,8 @@ def documented(
 ):
     "Append to a module's public docstrings what comments beside parameters say. Without a source, nothing."
     spec = names.get('__spec__')    # its name stays the module's where `python -m` calls it __main__
-    source = spec.loader.get_source(spec.name) if hasattr(getattr(spec, 'loader', None), 'get_source') else None
+    source = spec.loader.get_source(spec.name) if hasattr(getattr(spec, 'loader', None),
+        'get_source') else None
     if not source: return
     lines = source.split('\n')
     places = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'class (\w+)', line))}

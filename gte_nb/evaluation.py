@@ -38,10 +38,16 @@ def vectors(
     Raises ValueError for what cannot embed, and for vectors that are not finite or not one for each text."""
     names = ([f'encode_{kind}'] if kind else []) + ['encode', 'embed']
     encode = next((getattr(model, name) for name in names if hasattr(model, name)), model)
-    if not callable(encode): raise ValueError(f'{type(model).__name__} is no model: give something with encode(texts), or a function texts → vectors')
+    if not callable(encode):
+        raise ValueError(f'{type(model).__name__} is no model: give something with encode(texts), or a '
+                         'function texts → vectors')
     found = np.asarray(encode(list(texts), **how), dtype=np.float32)
-    if found.ndim != 2 or len(found) != len(texts): raise ValueError(f'the model gave an array of shape {found.shape} for {len(texts)} texts; ({len(texts)}, hidden) is needed')
-    if len(bad := np.flatnonzero(~np.isfinite(found).all(1))): raise ValueError(f'the model gives vectors that are not finite, {len(bad)} of {len(texts)}; the first is for text {bad[0]}, {texts[bad[0]][:60]!r}')
+    if found.ndim != 2 or len(found) != len(texts):
+        raise ValueError(f'the model gave an array of shape {found.shape} for {len(texts)} texts; '
+                         f'({len(texts)}, hidden) is needed')
+    if len(bad := np.flatnonzero(~np.isfinite(found).all(1))):
+        raise ValueError(f'the model gives vectors that are not finite, {len(bad)} of {len(texts)}; the '
+                         f'first is for text {bad[0]}, {texts[bad[0]][:60]!r}')
     return unit(found) if normalize else found
 
 def unit(
@@ -74,29 +80,36 @@ def wordllama_model() -> Callable[[list[str]], np.ndarray]: # texts → (n, 256)
     root = logging.getLogger()
     before = root.level, list(root.handlers)
     try: import wordllama
-    except ImportError: raise ValueError('wordllama is not installed; get it with: pip install wordllama') from None
-    finally: root.setLevel(before[0]); root.handlers[:] = before[1]                             # its import makes every library log to the screen
+    except ImportError:
+        raise ValueError('wordllama is not installed; get it with: pip install wordllama') from None
+    finally:
+        root.setLevel(before[0])
+        # its import makes every library log to the screen
+        root.handlers[:] = before[1]
     table = wordllama.WordLlama.load(cache_dir=str(Path(wordllama.__file__).parent), disable_download=True)
     def wordllama_vectors(texts): return table.embed(texts, norm=True)
     return wordllama_vectors
 
 # %% ../nbs/09_evaluation.ipynb #06138e48
 def retrieval_metrics(
-    ranks: np.ndarray, # (r,) ranks of the relevant documents of one query, from 1; inf: not among the candidates
+    # (r,) ranks of the relevant documents of one query, from 1; inf: not among the candidates
+    ranks: np.ndarray,
     grades: np.ndarray, # (r,) how relevant each is, above 0
 ) -> dict[str, float]: # by metric
     "MRR@10, nDCG@10, recall@10, recall@100 and MAP of one query, as trec_eval defines them."
     order = np.argsort(ranks)
     ranks, gains = ranks[order], (grades / np.log2(1 + ranks))[order]
     ideal = (np.sort(grades)[::-1] / np.log2(2 + np.arange(len(grades))))[:10].sum()
-    return {'MRR@10': float(mrr(ranks[0])), 'nDCG@10': gains[ranks <= 10].sum() / ideal, 'recall@10': (ranks <= 10).mean(), 'recall@100': (ranks <= 100).mean(),
+    return {'MRR@10': float(mrr(ranks[0])), 'nDCG@10': gains[ranks <= 10].sum() / ideal,
+        'recall@10': (ranks <= 10).mean(), 'recall@100': (ranks <= 100).mean(),
             'MAP': (np.arange(1, len(ranks) + 1) / ranks).mean()}
 
 # %% ../nbs/09_evaluation.ipynb #aa3fd23b
 def _key(task):
     "A hash of everything that the scores depend on: 16 hexadecimal digits"
     def plain(value): return value.tolist() if hasattr(value, 'tolist') else str(value)
-    return hashlib.sha256(json.dumps([task.type, *(getattr(task, f.name) for f in fields(task)[1:])], default=plain).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([task.type, *(getattr(task, f.name) for f in fields(task)[1:])],
+        default=plain).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 def _scores(model, queries, documents, size=256):
     "(q, d) scores, `size` queries at a time"
@@ -109,21 +122,32 @@ def _scores(model, queries, documents, size=256):
 
 @dataclass
 class Retrieval:
-    "Queries look for their relevant documents. Raises ValueError without documents, and for a query that nothing answers."
+    """Queries look for their relevant documents. Raises ValueError without documents, and for a query that
+    nothing answers."""
     name: str # of the task
     queries: list[str] # (q) texts
     documents: list[str] # (d) texts
-    relevant: 'np.ndarray|list[dict]' # (q,) index of the one right document of each query; or for each query {index of a document: grade}
+    # (q,) index of the one right document of each query; or for each query {index of a document: grade}
+    relevant: 'np.ndarray|list[dict]'
 
     type = 'Retrieval'
 
     def __post_init__(self):
-        if not len(self.queries) or not len(self.documents): raise ValueError(f'task {self.name} has {len(self.queries)} queries and {len(self.documents)} documents; it needs both')
-        if len(self.relevant) != len(self.queries): raise ValueError(f'task {self.name} has {len(self.queries)} queries and {len(self.relevant)} answers; each query needs its own')
-        self.right = [{d: g for d, g in right.items() if g > 0} if isinstance(right, dict) else {int(right): 1} for right in self.relevant]
+        if not len(self.queries) or not len(self.documents):
+            raise ValueError(f'task {self.name} has {len(self.queries)} queries and {len(self.documents)} '
+                             'documents; it needs both')
+        if len(self.relevant) != len(self.queries):
+            raise ValueError(f'task {self.name} has {len(self.queries)} queries and {len(self.relevant)} '
+                             'answers; each query needs its own')
+        self.right = [{d: g for d, g in right.items() if g > 0} if isinstance(right, dict)
+            else {int(right): 1} for right in self.relevant]
         for query, right in zip(self.queries, self.right):
-            if not right: raise ValueError(f'task {self.name}: the query {query[:60]!r} has no relevant document; leave it out')
-            if not 0 <= min(right) <= max(right) < len(self.documents): raise ValueError(f'task {self.name}: the query {query[:60]!r} asks for document {max(right)}, and there are {len(self.documents)}')
+            if not right:
+                raise ValueError(f'task {self.name}: the query {query[:60]!r} has no relevant document; '
+                                 'leave it out')
+            if not 0 <= min(right) <= max(right) < len(self.documents):
+                raise ValueError(f'task {self.name}: the query {query[:60]!r} asks for document '
+                                 f'{max(right)}, and there are {len(self.documents)}')
 
     key = cached_property(_key)
 
@@ -137,7 +161,8 @@ class Retrieval:
         model, # see `vectors`, or BM25
     ) -> dict[str, np.ndarray]: # metric → (q,) one value for each query
         "What each query scores."
-        rows = pd.DataFrame(retrieval_metrics(self._ranks(i, row), np.array(list(self.right[i].values()))) for i, row in enumerate(_scores(model, self.queries, self.documents)))
+        rows = pd.DataFrame(retrieval_metrics(self._ranks(i, row), np.array(list(self.right[i].values())))
+            for i, row in enumerate(_scores(model, self.queries, self.documents)))
         return {metric: values.to_numpy() for metric, values in rows.items()}
 
     def _ranks(self, i, row):
@@ -168,10 +193,13 @@ def bootstrap(
     draws: int = 2000, # resamples
     seed: int = 0, # of the resampling
 ) -> tuple[float, float, float]: # mean, and the ends of the interval
-    "Mean with its interval over queries, and over seeds where there are several (hierarchical, Davison and Hinkley 1997)."
+    """Mean with its interval over queries, and over seeds where there are several (hierarchical, Davison
+    and Hinkley 1997)."""
     values, rng = np.atleast_2d(values), np.random.default_rng(seed)
     n_seeds, n = values.shape
-    def shares(): return np.bincount(rng.integers(n_seeds, size=n_seeds), minlength=n_seeds) / n_seeds      # of a resample's seeds
+    def shares():
+        # of a resample's seeds
+        return np.bincount(rng.integers(n_seeds, size=n_seeds), minlength=n_seeds) / n_seeds
     means = [(shares() @ values)[rng.integers(n, size=n)].mean() for _ in range(draws)]
     return float(values.mean()), *map(float, np.quantile(means, ((1 - level)/2, (1 + level)/2)))
 
@@ -180,9 +208,12 @@ def difference(
     theirs: np.ndarray, # of the same queries; one row against several seeds is allowed
     level: float = 0.95, # of the interval
 ) -> tuple[float, float, float]: # ours − theirs, and the ends of its interval
-    "Paired over queries, and over seeds where both have them. Raises ValueError when the two are not of the same queries."
+    """Paired over queries, and over seeds where both have them. Raises ValueError when the two are not of
+    the same queries."""
     ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
-    if ours.shape[1] != theirs.shape[1] or 1 < len(ours) != len(theirs) > 1: raise ValueError(f'values of shapes {ours.shape} and {theirs.shape} are not of the same seeds and queries')
+    if ours.shape[1] != theirs.shape[1] or 1 < len(ours) != len(theirs) > 1:
+        raise ValueError(f'values of shapes {ours.shape} and {theirs.shape} are not of the same seeds and '
+                         'queries')
     return bootstrap(ours - theirs, level)
 
 def verdict(
@@ -203,10 +234,13 @@ def pseudo_values(
     statistic: Callable[..., float], # arrays of equal length → score
     *columns: np.ndarray, # (n,) each
 ) -> np.ndarray: # (n,) whose mean is the score
-    "Jackknife pseudo-values (Tukey 1958), shifted by their bias. Raises ValueError where the statistic is undefined."
+    """Jackknife pseudo-values (Tukey 1958), shifted by their bias. Raises ValueError where the statistic
+    is undefined."""
     n, score = len(columns[0]), statistic(*columns)
     without = np.array([statistic(*(np.delete(column, i) for column in columns)) for i in range(n)])
-    if not np.isfinite([score, *without]).all(): raise ValueError(f'the score is undefined for {n} items, or without one of them: too few, or nearly all the same')
+    if not np.isfinite([score, *without]).all():
+        raise ValueError(f'the score is undefined for {n} items, or without one of them: too few, or nearly '
+                         'all the same')
     return score + (n - 1) * (without.mean() - without)
 
 def spearman(
@@ -227,13 +261,19 @@ def pearson(
     return a @ b / scale if scale > 0 else np.nan
 
 def _both(task, first, second, labels):
-    if not len(first) == len(second) == len(labels): raise ValueError(f'task {task.name} has {len(first)} and {len(second)} sentences and {len(labels)} judgements; it needs as many of each')
-    if len(labels) < 3 or np.ptp(labels) == 0: raise ValueError(f'task {task.name} has {len(labels)} judgements' + ', all the same'*(len(labels) > 1) + ': nothing can be compared with them')
+    if not len(first) == len(second) == len(labels):
+        raise ValueError(f'task {task.name} has {len(first)} and {len(second)} sentences and {len(labels)} '
+                         'judgements; it needs as many of each')
+    if len(labels) < 3 or np.ptp(labels) == 0:
+        raise ValueError(f'task {task.name} has {len(labels)} judgements' + ', all the same'*(len(labels) > 1)
+            + ': nothing can be compared with them')
 
 def _cosines(model, task):
     one, other = vectors(model, task.sentences1), vectors(model, task.sentences2)
     found = 1 - ((one - other)**2).sum(1) / 2                  # mteb's way: 1 for equal texts, ½ beside zeros
-    if np.ptp(found) == 0: raise ValueError(f'the cosines of all {len(found)} pairs of {task.name} are {found[0]:.3f}: {task.metric} is undefined for a model that gives every pair the same')
+    if np.ptp(found) == 0:
+        raise ValueError(f'the cosines of all {len(found)} pairs of {task.name} are {found[0]:.3f}: '
+                         f'{task.metric} is undefined for a model that gives every pair the same')
     return found
 
 @dataclass
@@ -254,7 +294,8 @@ class STS:
     ) -> dict[str, np.ndarray]: # metric → (n,) pseudo-values
         "Do cosines rise where judgements rise? Raises ValueError when all cosines are the same."
         human, cosines = np.asarray(self.scores, float), _cosines(model, self)
-        return dict(Spearman=pseudo_values(spearman, human, cosines), Pearson=pseudo_values(pearson, human, cosines))
+        return dict(Spearman=pseudo_values(spearman, human, cosines),
+            Pearson=pseudo_values(pearson, human, cosines))
 
 # %% ../nbs/09_evaluation.ipynb #0995f07e
 @dataclass
@@ -269,7 +310,8 @@ class PairClassification:
 
     def __post_init__(self):
         _both(self, self.sentences1, self.sentences2, self.labels)
-        if other := set(np.unique(self.labels).tolist()) - {0, 1}: raise ValueError(f'task {self.name} has the label {other.pop()!r}; pairs are 1 (paraphrase) or 0')
+        if other := set(np.unique(self.labels).tolist()) - {0, 1}:
+            raise ValueError(f'task {self.name} has the label {other.pop()!r}; pairs are 1 (paraphrase) or 0')
 
     def measure(
         self,
@@ -277,7 +319,8 @@ class PairClassification:
     ) -> dict[str, np.ndarray]: # metric → (n,) pseudo-values
         "Does the cosine separate paraphrases? Raises ValueError when all cosines are the same."
         from sklearn.metrics import average_precision_score
-        return {self.metric: pseudo_values(average_precision_score, np.asarray(self.labels), _cosines(model, self))}
+        return {self.metric: pseudo_values(average_precision_score, np.asarray(self.labels),
+            _cosines(model, self))}
 
 @dataclass
 class Reranking(Retrieval):
@@ -288,13 +331,16 @@ class Reranking(Retrieval):
 
     def __post_init__(self):
         super().__post_init__()
-        if len(self.candidates) != len(self.queries) or not np.size(self.candidates): raise ValueError(f'task {self.name} has {len(self.queries)} queries and candidates of shape {np.shape(self.candidates)}; each query needs its own')
+        if len(self.candidates) != len(self.queries) or not np.size(self.candidates):
+            raise ValueError(f'task {self.name} has {len(self.queries)} queries and candidates of shape '
+                             f'{np.shape(self.candidates)}; each query needs its own')
 
     def _ranks(self, i, row):
         chosen = np.asarray(self.candidates[i])
         at = {int(d): place for place, d in enumerate(chosen)}
         inside = [at[d] for d in self.right[i] if d in at]
-        ranks = iter(ranks_from_scores(np.broadcast_to(row[chosen], (len(inside), len(chosen))), np.array(inside, int)))
+        ranks = iter(ranks_from_scores(np.broadcast_to(row[chosen], (len(inside), len(chosen))),
+            np.array(inside, int)))
         return np.array([next(ranks) if d in at else np.inf for d in self.right[i]])
 
 @dataclass
@@ -311,23 +357,32 @@ class Classification:
     type, metric, key = 'Classification', 'accuracy', cached_property(_key)
 
     def __post_init__(self):
-        for part, texts, labels in (('training', self.train_texts, self.train_labels), ('test', self.test_texts, self.test_labels)):
-            if not 0 < len(texts) == len(labels): raise ValueError(f'task {self.name} has {len(texts)} {part} texts and {len(labels)} labels; it needs as many of both')
-        if unknown := set(np.unique(self.test_labels).tolist()) - set(np.unique(self.train_labels).tolist()): raise ValueError(f'task {self.name} tests the label {unknown.pop()!r}, and no training text has it')
-        if len(set(np.unique(self.train_labels).tolist())) < 2: raise ValueError(f'task {self.name} has one label only; a classifier needs two')
+        for part, texts, labels in (('training', self.train_texts, self.train_labels),
+                ('test', self.test_texts, self.test_labels)):
+            if not 0 < len(texts) == len(labels):
+                raise ValueError(f'task {self.name} has {len(texts)} {part} texts and {len(labels)} labels; '
+                                 'it needs as many of both')
+        if unknown := set(np.unique(self.test_labels).tolist()) - set(np.unique(self.train_labels).tolist()):
+            raise ValueError(f'task {self.name} tests the label {unknown.pop()!r}, and no training text has '
+                             'it')
+        if len(set(np.unique(self.train_labels).tolist())) < 2:
+            raise ValueError(f'task {self.name} has one label only; a classifier needs two')
 
     def _draws(self):
-        "Rows of the training texts, as mteb draws them: one shuffle after the other, with the same seed, and the first `per_label` of each label"
+        """Rows of the training texts, as mteb draws them: one shuffle after the other, with the same seed,
+        and the first `per_label` of each label"""
         order, labels = list(range(len(self.train_texts))), pd.Series(list(self.train_labels))
         for _ in range(self.experiments):
             np.random.RandomState(42).shuffle(order)
-            yield np.array(order)[labels.iloc[order].groupby(labels.iloc[order].to_numpy()).cumcount().to_numpy() < self.per_label]
+            yield np.array(order)[labels.iloc[order].groupby(labels.iloc[order].to_numpy()).cumcount(
+                ).to_numpy() < self.per_label]
 
     def measure(
         self,
         model, # see `vectors`
     ) -> dict[str, np.ndarray]: # metric → (n,) share of the experiments that label a text right
-        "mteb's protocol: logistic regression, `per_label` texts of each label, the mean of `experiments` draws."
+        """mteb's protocol: logistic regression, `per_label` texts of each label, the mean of `experiments`
+        draws."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         draws, labels = list(self._draws()), np.asarray(self.train_labels)
@@ -336,7 +391,8 @@ class Classification:
         def predicted(rows):
             model = LogisticRegression(max_iter=100, random_state=42)
             return model.fit(train[np.searchsorted(used, rows)], labels[rows]).predict(test)
-        with warnings.catch_warnings(action='ignore', category=ConvergenceWarning):    # the protocol stops there
+        # the protocol stops there
+        with warnings.catch_warnings(action='ignore', category=ConvergenceWarning):
             right = [predicted(rows) == np.asarray(self.test_labels) for rows in draws]
         return dict(accuracy=np.mean(right, axis=0))
 
@@ -351,7 +407,10 @@ class Clustering:
     def __post_init__(self):
         if not self.sets: raise ValueError(f'task {self.name} has no set of texts')
         for i, (texts, labels) in enumerate(self.sets):
-            if len(texts) != len(labels) or not 1 < len(set(labels)) <= len(texts): raise ValueError(f'set {i} of task {self.name} has {len(texts)} texts, {len(labels)} labels and {len(set(labels))} groups; it needs a label for each text and two groups')
+            if len(texts) != len(labels) or not 1 < len(set(labels)) <= len(texts):
+                raise ValueError(f'set {i} of task {self.name} has {len(texts)} texts, {len(labels)} labels '
+                                 f'and {len(set(labels))} groups; it needs a label for each text and two '
+                                 'groups')
 
     def measure(
         self,
@@ -364,7 +423,8 @@ class Clustering:
             found = vectors(model, texts, normalize=False)
             means = MiniBatchKMeans(len(set(labels)), batch_size=500, n_init='auto', random_state=42)
             return means.fit(found).labels_
-        return {self.metric: np.array([v_measure_score(labels, grouped(texts, labels)) for texts, labels in self.sets])}
+        return {self.metric: np.array([v_measure_score(labels, grouped(texts, labels))
+            for texts, labels in self.sets])}
 
 # %% ../nbs/09_evaluation.ipynb #a8f6c124
 @dataclass
@@ -388,7 +448,9 @@ def summarise(
 ) -> list[dict]: # task, type, metric, score, low, high, n, seconds; the primary metric first
     "Scores with 95% intervals."
     metrics = sorted(measurement.values, key=lambda metric: metric != task.metric)
-    return [dict(task=task.name, type=task.type, metric=metric, **dict(zip(('score', 'low', 'high'), bootstrap(measurement.values[metric]))), n=len(measurement.values[metric]), seconds=round(measurement.seconds, 1)) for metric in metrics]
+    return [dict(task=task.name, type=task.type, metric=metric,
+        **dict(zip(('score', 'low', 'high'), bootstrap(measurement.values[metric]))),
+        n=len(measurement.values[metric]), seconds=round(measurement.seconds, 1)) for metric in metrics]
 
 def remembering(
     model, # see `vectors`
@@ -405,7 +467,9 @@ def remembering(
                            **{f'encode_{kind}': partial(encode, kind=kind) for kind in ('query', 'document')})
 
 def evaluate(
-    model, # an Embedder, a SentenceTransformer, a static model of model2vec or wordllama, BM25, or a function texts → vectors
+    # an Embedder, a SentenceTransformer, a static model of model2vec or wordllama, BM25, or a function texts
+    # → vectors
+    model,
     tasks: list, # of the kinds above; chapter 09b has them
 ) -> pd.DataFrame: # task, type, metric, score, low, high, n, seconds
     """One model, one table. A task that fails gives a warning and a row without a score; the others are kept.

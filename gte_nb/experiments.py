@@ -35,7 +35,8 @@ COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the numbe
            'pairs', 'seconds', 'rows',                             # seen at this step; of the whole cell
            'corpus', 'date', 'command', 'versions', 'hardware',    # how it was made
            'made',                                                 # at length, as JSON, in a cell's first row
-           'items')                                                # the scores behind a mean, if there are some
+           # the scores behind a mean, if there are some
+           'items')
 
 def _pairs(text): return int(text) if text else nan
 _TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=_pairs)
@@ -79,7 +80,9 @@ def cell_rows(
     experiment: str, # its name
     arm: str, # what was run
     seed: int, # with which seed
-    found: list[dict], # what `run` returned: step, metric, value; perhaps pairs, items (for each part of a test an array of its queries' scores), made (a dictionary: recipe, hashes)
+    # what `run` returned: step, metric, value; perhaps pairs, items (for each part of a test an array of its
+    # queries' scores), made (a dictionary: recipe, hashes)
+    found: list[dict],
     seconds: float, # that it took
     corpus: str, # fingerprint
 ) -> list[dict]: # with all of COLUMNS
@@ -101,7 +104,8 @@ def cell_rows(
 # %% ../nbs/10_experiments.ipynb #3aaf5208
 def whole_cells(
     file: Path, # of an experiment; may be missing or empty
-) -> tuple[list[dict], int]: # the rows of all whole cells; how many bytes of the file lead to the end of the last one
+) -> tuple[list[dict], int]: # the rows of all whole cells; how many bytes of the file lead to the end of the
+    # last one
     "What is finished; items where they lie in this file. Raises ValueError when the file is none of ours."
     text = file.read_bytes() if file.exists() else b''
     lines, whole, end, last = text[:text.rfind(b'\n') + 1].splitlines(keepends=True), [], 1, 1
@@ -114,7 +118,8 @@ def whole_cells(
     except ValueError as error:
         advice = 'move it away, or choose another --out'
         raise ValueError(f'{file} is no file of an experiment ({error}); {advice}') from None
-    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):     # standing together
+    # standing together
+    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):
         cell = list(cell)
         end += len(cell)
         if len(cell) == cell[0]['rows']:
@@ -168,14 +173,16 @@ def pack(
 def experiment_rows(
     file: Path, # CSV of an experiment
 ) -> 'pd.DataFrame': # COLUMNS; items: a list with an array of scores for each part of a test, or empty
-    "All rows of whole cells, with items: the one way to read them. Raises ValueError when the file is none of ours."
+    """All rows of whole cells, with items: the one way to read them. Raises ValueError when the file is
+    none of ours."""
     import pandas as pd
     (rows, _), packed = whole_cells(file), _packed(file)
     def items(row): return _scores(row['items']) or packed.get(_key(row), [])
     return pd.DataFrame([dict(row, items=items(row)) for row in rows], columns=COLUMNS)
 
 # %% ../nbs/10_experiments.ipynb #4552efc2
-def _names(): return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__))
+def _names():
+    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.studies').__path__))
 
 def find_experiment(
     name: str, # of a module in gte_nb.studies, or a file that ends in .py
@@ -183,49 +190,67 @@ def find_experiment(
     "Import an experiment. Raises ValueError with one sentence when there is none."
     names, stem = _names(), Path(name).stem
     if not name.endswith('.py'):
-        if name not in names: raise ValueError(f"no experiment is called {name!r}; there are: {', '.join(names)}; or name a .py file with one of your own")
+        if name not in names:
+            raise ValueError(f"no experiment is called {name!r}; there are: {', '.join(names)}; or name a "
+                             ".py file with one of your own")
         return importlib.import_module(f'gte_nb.studies.{name}')
-    if not Path(name).is_file(): raise ValueError(f'{name} does not exist; name a .py file with ARMS and run(arm, seed)')
-    if stem in names: raise ValueError(f'{name} has the name of an experiment of this package, so their rows would mix; rename your file')
+    if not Path(name).is_file():
+        raise ValueError(f'{name} does not exist; name a .py file with ARMS and run(arm, seed)')
+    if stem in names:
+        raise ValueError(f'{name} has the name of an experiment of this package, so their rows would mix; '
+                         'rename your file')
     spec = importlib.util.spec_from_file_location(stem, name)
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
-    if missing := [what for what in ('ARMS', 'run') if not hasattr(study, what)]: raise ValueError(f"{name} lacks {' and '.join(missing)}; an experiment has ARMS and run(arm, seed)")
+    if missing := [what for what in ('ARMS', 'run') if not hasattr(study, what)]:
+        raise ValueError(f"{name} lacks {' and '.join(missing)}; an experiment has ARMS and run(arm, seed)")
     return study
 
 # %% ../nbs/10_experiments.ipynb #999c1d8f
-def _duration(seconds): return f'{seconds:.0f} s' if seconds < 100 else f'{seconds/60:.0f} minutes' if seconds < 6000 else f'{seconds/3600:.1f} hours'
+def _duration(seconds):
+    return (f'{seconds:.0f} s' if seconds < 100 else f'{seconds/60:.0f} minutes' if seconds < 6000
+        else f'{seconds/3600:.1f} hours')
 
 def _left(cells, took):
     "How long the cells will take; `took` holds the seconds of finished ones by arm."
     known = [median(took[arm]) for arm, _ in cells if arm in took]
     unknown = list(dict.fromkeys(arm for arm, _ in cells if arm not in took))
-    return ' and '.join([f'about {_duration(sum(known))}']*bool(known) + [f"what {', '.join(unknown[:3])}{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''} will take"]*bool(unknown)) or 'nothing'
+    return ' and '.join([f'about {_duration(sum(known))}']*bool(known)
+        + [f"what {', '.join(unknown[:3])}{f' and {len(unknown) - 3} more' if len(unknown) > 3 else ''} "
+           "will take"]*bool(unknown)) or 'nothing'
 
 def planned(
     study: ModuleType, # has ARMS; perhaps MOST, arm → seeds that are enough for it
     seeds: int, # of an arm that is not cut short
 ) -> dict[str, int]: # arm → seeds
-    "How often each arm is run: as MOST says, a transformer (an arm that ends in /bert) three times, the others with all seeds."
-    return {arm: min(seeds, getattr(study, 'MOST', {}).get(arm, 3 if arm.endswith('/bert') else seeds)) for arm in study.ARMS}
+    """How often each arm is run: as MOST says, a transformer (an arm that ends in /bert) three times, the
+    others with all seeds."""
+    return {arm: min(seeds, getattr(study, 'MOST', {}).get(arm, 3 if arm.endswith('/bert') else seeds))
+        for arm in study.ARMS}
 
 def check_prediction(
     study: ModuleType, # about to be recorded
 ):
-    "Raises ValueError when its prediction is not committed as it stands: rows are evidence only when it came first."
+    """Raises ValueError when its prediction is not committed as it stands: rows are evidence only when it
+    came first."""
     code, root, ours = Path(study.__file__).resolve(), checkout(), study.__name__.startswith('gte_nb.')
     text = root/'nbs'/'experiments'/f'{code.stem}.ipynb' if root and ours else code
     if 'predict' not in text.read_text(encoding='utf-8').lower():
-        raise ValueError(f'{text} says nothing of a prediction; write down what is expected, commit it, then record')
-    if _git(code.parent, 'rev-parse') is None: return                            # no repository: rows say commit none
+        raise ValueError(f'{text} says nothing of a prediction; write down what is expected, commit it, '
+                         'then record')
+    if _git(code.parent, 'rev-parse') is None:
+        return                            # no repository: rows say commit none
     for file in (text, code):
         known = _git(file.parent, 'ls-files', '--', file.name)
         if not known or _git(file.parent, 'diff', '--quiet', 'HEAD', '--', file.name) is None:
-            raise ValueError(f'{file} is not committed as it stands; commit prediction and code, then record: '
+            raise ValueError(f'{file} is not committed as it stands; commit prediction and code, then '
+                             'record: '
                              'rows must be younger than what they test')
 
 def run_experiment(
-    study: ModuleType, # has __doc__, ARMS and run(arm, seed); perhaps MOST, as `planned` takes it; fingerprint(tiny), of a corpus that is not the project's; run(arm, seed, tiny)
+    # has __doc__, ARMS and run(arm, seed); perhaps MOST, as `planned` takes it; fingerprint(tiny), of a
+    # corpus that is not the project's; run(arm, seed, tiny)
+    study: ModuleType,
     file: str|Path, # CSV that rows are appended to
     seeds: int = 1, # 0 to seeds - 1
     arms: list[str]|None = None, # some of ARMS; None: all
@@ -233,44 +258,56 @@ def run_experiment(
     tiny: bool = False, # the miniature of each cell
     record: bool = False, # whether the rows are evidence, so that the prediction must have been committed
 ) -> list[str]: # a sentence for each cell that failed
-    "Run the cells that are not finished yet. Raises ValueError with one sentence for bad input. Ctrl-C passes through as KeyboardInterrupt; finished cells are on the disk."
+    """Run the cells that are not finished yet. Raises ValueError with one sentence for bad input. Ctrl-C
+    passes through as KeyboardInterrupt; finished cells are on the disk."""
     began, name, file = perf_counter(), study.__name__.rpartition('.')[2], Path(file)
     if seeds < 1: raise ValueError(f'{seeds} seeds; give at least 1')
-    if unknown := [arm for arm in arms or () if arm not in study.ARMS]: raise ValueError(f"{name} has no arm {', '.join(unknown)}; it has: {', '.join(study.ARMS)}")
+    if unknown := [arm for arm in arms or () if arm not in study.ARMS]:
+        raise ValueError(f"{name} has no arm {', '.join(unknown)}; it has: {', '.join(study.ARMS)}")
     if record: check_prediction(study)
     corpus, failed = study.fingerprint(tiny) if hasattr(study, 'fingerprint') else mine().fingerprint, []
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, 'ab') as out:
         try: fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise ValueError(f'another gte_experiment is writing {file}; wait for it, or choose another --out') from None
+        except BlockingIOError:
+            raise ValueError(
+                f'another gte_experiment is writing {file}; wait for it, or choose another --out') from None
         table, end = whole_cells(file)
         if piece := file.stat().st_size - end:
             out.truncate(end)
-            print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, and the cell is run again')
+            print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, '
+                  'and the cell is run again')
         seconds = {(row['arm'], row['seed'], row['corpus']): row['seconds'] for row in table}
         took = {arm: [s for (a, *_), s in seconds.items() if a == arm] for arm, *_ in seconds}
         finished = {(arm, seed) for arm, seed, of in seconds if of == corpus}
-        cells = [(arm, seed) for seed in range(seeds) for arm, most in planned(study, seeds).items() if arm in (arms or study.ARMS) and seed < most]
+        cells = [(arm, seed) for seed in range(seeds) for arm, most in planned(study, seeds).items()
+            if arm in (arms or study.ARMS) and seed < most]
         todo = [cell for cell in cells if cell not in finished]
-        print(f'{name}: {study.__doc__}\n{len(cells)} cells, {len(cells) - len(todo)} of them finished in {file}; left: {_left(todo, took)}', flush=True)
+        print(f'{name}: {study.__doc__}\n{len(cells)} cells, {len(cells) - len(todo)} of them finished in '
+              f'{file}; left: {_left(todo, took)}', flush=True)
         try:
             while todo and perf_counter() - began <= 60*budget:
                 arm, seed = todo.pop(0)
                 place, start = f'[{len(cells) - len(todo)}/{len(cells)}] {arm}, seed {seed}', perf_counter()
-                try: rows = cell_rows(name, arm, seed, study.run(arm, seed, **({'tiny': True} if tiny else {})), perf_counter() - start, corpus)
+                try:
+                    rows = cell_rows(name, arm, seed, study.run(arm, seed,
+                        **({'tiny': True} if tiny else {})), perf_counter() - start, corpus)
                 except Exception as error:
                     failed.append(f'{arm}, seed {seed}: {type(error).__name__}: {error}')
                     print(f'{place}: failed\n{traceback.format_exc()}', file=sys.stderr, flush=True)
                     continue
                 out.write(lines_of(rows, header=not file.stat().st_size)); out.flush(); os.fsync(out.fileno())
                 took.setdefault(arm, []).append(rows[0]['seconds'])
-                print(f"{place}: {len(rows)} rows in {_duration(rows[0]['seconds'])}; left: {_left(todo, took)}", flush=True)
+                print(f"{place}: {len(rows)} rows in {_duration(rows[0]['seconds'])}; left: "
+                      f"{_left(todo, took)}", flush=True)
         except KeyboardInterrupt as stop:
             print(f"\n{stop if str(stop) else 'stopped: the one in progress is lost; the same command goes on'}; the finished cells are in {file}")
             raise
         finally:
             if importlib.util.find_spec('pyarrow'): pack(file)         # without it the scores stay in the CSV
-    if todo: print(f'the budget of {budget:g} minutes is spent, {len(todo)} of {len(cells)} cells are left; the same command goes on with them')
+    if todo:
+        print(f'the budget of {budget:g} minutes is spent, {len(todo)} of {len(cells)} cells are left; the '
+              'same command goes on with them')
     if failed: print(f'{len(failed)} of {len(cells)} cells failed:', *failed, sep='\n  ', file=sys.stderr)
     return failed
 
@@ -280,7 +317,8 @@ def recorded_rows(
     "Rows of data/results. Raises FileNotFoundError when nothing is recorded."
     table = experiment_rows(data_folder()/'results'/f'{name}.csv')
     if table.empty:
-        raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} --record')
+        raise FileNotFoundError(f'{name} has no recorded rows; record some with: gte_experiment {name} '
+                                '--record')
     return table[table['corpus'] == table['corpus'].iloc[-1]].reset_index(drop=True)
 
 @call_parse
@@ -288,7 +326,9 @@ def gte_experiment(
     name: str, # of an experiment of this package, or a .py file with one of your own
     seeds: int = 1, # how often each arm is run; more of them later run only what is new
     budget: float = inf, # minutes after which no further cell is started
-    minutes: float = None, # after which it has ended, in the middle of a cell if need be; a cell with checkpoints goes on from its last
+    # after which it has ended, in the middle of a cell if need be; a cell with checkpoints goes on from its
+    # last
+    minutes: float = None,
     arms: str = None, # some of its arms, separated by commas; default: all
     tiny: bool = False, # the miniature of each cell: seconds, and no result
     record: bool = False, # append the rows to data/results of this checkout
@@ -299,21 +339,28 @@ def gte_experiment(
     def end(_, frame):
         nonlocal over, told
         over, handler = True, signal.getsignal(signal.SIGINT)
-        if not callable(handler): handler = signal.default_int_handler      # in the background of a script, Ctrl-C is ignored
-        if handler is not told or handler is signal.default_int_handler: told = handler; handler(signal.SIGINT, frame)     # a training run is told once, and finishes its step
+        if not callable(handler):
+            handler = signal.default_int_handler      # in the background of a script, Ctrl-C is ignored
+        if handler is not told or handler is signal.default_int_handler:
+            told = handler
+            handler(signal.SIGINT, frame)     # a training run is told once, and finishes its step
     try:
         if record and out: raise ValueError('--record and --out name two places for the rows; leave one out')
         if record and tiny: raise ValueError('--tiny gives no results to be recorded; leave out --record')
         if minutes is not None:
             if not minutes > 0: raise ValueError(f'{minutes:g} minutes; give a positive number')
             signal.signal(signal.SIGALRM, end)
-            signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes), 3)  # a step and a checkpoint come after it; again, as an interrupt in a callback is lost
-        study, to, failed = find_experiment(name), results_folder() if record else Path(out) if out else runs_folder()/'experiments'/('tiny' if tiny else '.'), []
+            # a step and a checkpoint come after it; again, as an interrupt in a callback is lost
+            signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes), 3)
+        study, to, failed = find_experiment(name), results_folder() if record else Path(
+            out) if out else runs_folder()/'experiments'/('tiny' if tiny else '.'), []
         chosen = arms.split(',') if arms else study.ARMS
-        files = getattr(study, 'FILES', {Path(name).stem: study.ARMS})           # file name → its arms, the most valuable first
+        # file name → its arms, the most valuable first
+        files = getattr(study, 'FILES', {Path(name).stem: study.ARMS})
         for seed in range(1, seeds + 1) if len(files) > 1 else [seeds]:
             for file, those in files.items():
-                if some := [arm for arm in chosen if arm in those or arm not in study.ARMS]: failed += run_experiment(study, to/f'{file}.csv', seed, some, budget, tiny, record)
+                if some := [arm for arm in chosen if arm in those or arm not in study.ARMS]:
+                    failed += run_experiment(study, to/f'{file}.csv', seed, some, budget, tiny, record)
     except (ValueError, OSError) as error: complain(error)
     except KeyboardInterrupt: sys.exit(0 if over else 130)
     finally: signal.setitimer(signal.ITIMER_REAL, 0)
@@ -324,7 +371,8 @@ def item_scores(
     rows: 'pd.DataFrame', # recorded
     arm: str, # one of the experiment's
     metric: str, # whose rows have items
-    part: int|tuple[int, ...]|None = None, # of the test, from 0, or several; None: all, each with the same weight
+    # of the test, from 0, or several; None: all, each with the same weight
+    part: int|tuple[int, ...]|None = None,
 ) -> 'pd.DataFrame': # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
     import pandas as pd
@@ -410,7 +458,8 @@ class Estimate:
 def two_way(
     values: np.ndarray, # (seeds, items) or (items,): differences, or scores
 ) -> Estimate: # of their mean
-    "Seeds and items are samples: two-way analysis of variance (Satterthwaite 1946). With one seed, items alone."
+    """Seeds and items are samples: two-way analysis of variance (Satterthwaite 1946). With one seed, items
+    alone."""
     values = np.atleast_2d(np.asarray(values, float))
     s, q = values.shape
     mean, by_seed, by_item = values.mean(), values.mean(1), values.mean(0)
@@ -418,7 +467,8 @@ def two_way(
     freedom = np.array([s - 1, q - 1, (s - 1)*(q - 1)])
     rest = values - by_seed[:, None] - by_item + mean
     squares = np.array([q * by_seed.var(ddof=1), s * by_item.var(ddof=1), (rest**2).sum() / freedom[2]])
-    there = squares[:2] > squares[2]                        # a variance that is estimated below 0 is taken as 0
+    # a variance that is estimated below 0 is taken as 0
+    there = squares[:2] > squares[2]
     weighted = np.array([*there, 1 - there.sum()]) * squares
     satterthwaite = weighted.sum()**2 / max((weighted**2 / freedom).sum(), 1e-300)
     return Estimate(float(mean), float((weighted.sum() / (s*q))**0.5), float(max(1, satterthwaite)), s)
@@ -508,7 +558,8 @@ class Judgement:
     @property
     def direction(self) -> float: # p-value, two-sided
         "Chance of a verdict that a claim holds, or does not, where there is no difference."
-        above = max(estimate.p() for estimate in self.estimates)                     # all parts: no correction
+        # all parts: no correction
+        above = max(estimate.p() for estimate in self.estimates)
         below = min(estimate.p(above=False) for estimate in self.estimates)          # any part: Bonferroni
         return min(1., 2*above, 2*len(self.estimates)*below)
 
@@ -546,7 +597,8 @@ class Judgement:
 class Claim:
     "A sentence, and what must be above 0 if it is true here."
     paper: str # what is said
-    parts: dict # comparison → paired differences of scores: task → (seeds, items), or (seeds, items); or two estimates
+    # comparison → paired differences of scores: task → (seeds, items), or (seeds, items); or two estimates
+    parts: dict
     published: str = '' # the paper's own difference, where it gives one
     added: bool = False # whether we say it, and not the paper
     untested: str = '' # why the figures do not test the sentence, where they do not
@@ -649,16 +701,20 @@ def claim_table(
 def scoreboard() -> 'Markdown': # of IPython
     "What the paper says, and what we add: a line per claim of every experiment, computed from data/results."
     try: from IPython.display import Markdown
-    except ImportError: raise ValueError('the board is shown by IPython, which is not installed: pip install ipython') from None
+    except ImportError:
+        raise ValueError(
+            'the board is shown by IPython, which is not installed: pip install ipython') from None
     if not (every := all_claims()):
-        raise FileNotFoundError(f"{data_folder()/'results'} holds no recorded rows: they travel with a checkout of the project, "
+        raise FileNotFoundError(f"{data_folder()/'results'} holds no recorded rows: they travel with a "
+                                "checkout of the project, "
                                 'not with the installed package; call this in one')
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
-    notes = f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
+    notes = (
+        (f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
 at random like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in
 bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: inside of
 ±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would have been told from 0
-in 80 of 100 cases."""
+in 80 of 100 cases."""))
     lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes.splitlines()]
     return Markdown('\n'.join(lines))
 
@@ -711,7 +767,8 @@ def draw_against(
 def arm_table(
     rows: 'pd.DataFrame', # recorded
     metric: str = 'unseen', # whose items are reciprocal ranks
-) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, median seconds of one core
+) -> 'pd.DataFrame': # by arm: seeds, MRR@10 with its interval, learning rate, steps, pairs, median seconds of
+    # one core
     "What each arm reached. Arms share seeds and queries, so only `against` says how they differ."
     import pandas as pd
     lines = {}
@@ -730,14 +787,21 @@ def costs(
     "How rows were made, what they cost, and what is not recorded yet."
     from IPython.display import Markdown
     name, cells = rows['experiment'].iloc[0], rows.drop_duplicates(['arm', 'seed'])
-    plan, done, bert = planned(find_experiment(name), seeds), cells['arm'].value_counts(), cells['arm'].str.endswith('/bert')
+    plan, done, bert = planned(find_experiment(name),
+        seeds), cells['arm'].value_counts(), cells['arm'].str.endswith('/bert')
     lines = ['| | arms | cells | seconds of a cell (median) | minutes |', '|:--|--:|--:|--:|--:|']
-    for kind, some in {'static': cells[~bert], 'transformers': cells[bert], 'together': cells if 0 < bert.sum() < len(bert) else cells[:0]}.items():
-        if len(some): lines.append(f"| {kind} | {some['arm'].nunique()} | {len(some)} | {some['seconds'].median():.0f} | {some['seconds'].sum()/60:.0f} |")
+    for kind, some in {'static': cells[~bert], 'transformers': cells[bert],
+            'together': cells if 0 < bert.sum() < len(bert) else cells[:0]}.items():
+        if len(some):
+            lines.append(f"| {kind} | {some['arm'].nunique()} | {len(some)} | "
+                         f"{some['seconds'].median():.0f} | {some['seconds'].sum()/60:.0f} |")
     few = [f'{arm} ({done.get(arm, 0)} of {most})' for arm, most in plan.items() if done.get(arm, 0) < most]
-    left = f" Not recorded yet: {', '.join(few[:5])}{f' and {len(few) - 5} more arms' if len(few) > 5 else ''}." if few else ''
+    left = (" Not recorded yet: "
+            f"{', '.join(few[:5])}{f' and {len(few) - 5} more arms' if len(few) > 5 else ''}." if few else '')
     made = '; '.join(' and '.join(sorted(rows[column].unique())) for column in ('versions', 'hardware'))
-    return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` wrote these rows: {len(cells)} of {sum(plan.values())} planned cells, the choice of learning rates included.{left}', '', *lines, '',
+    return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` wrote these rows: '
+                               f'{len(cells)} of {sum(plan.values())} planned cells, the choice of learning '
+                               f'rates included.{left}', '', *lines, '',
         f"Made from {rows['date'].min()} to {rows['date'].max()} with {made}."]))
 
 # %% ../nbs/10_experiments.ipynb #4f1f4b44

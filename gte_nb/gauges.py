@@ -33,7 +33,9 @@ def ranks_from_scores(
 ) -> np.ndarray: # (q,) 1 is best; ties stand in a fixed random order of the documents
     "The rank of the right document of each query. Raises ValueError for a score that is not finite."
     own = scores[np.arange(len(scores)), relevant][:, None]
-    if not np.isfinite(own).all(): raise ValueError(f'query {int(np.flatnonzero(~np.isfinite(own[:, 0]))[0])} has the score {own.min()}; a model must give finite vectors')
+    if not np.isfinite(own).all():
+        raise ValueError(f'query {int(np.flatnonzero(~np.isfinite(own[:, 0]))[0])} has the score '
+                         f'{own.min()}; a model must give finite vectors')
     place = _shuffled(scores.shape[1])
     return 1 + (scores > own).sum(1) + ((scores == own) & (place < place[relevant][:, None])).sum(1)
 
@@ -44,17 +46,23 @@ def mrr(ranks: np.ndarray, k: int = 10) -> np.ndarray: # ranks (…); one value 
 # %% ../nbs/06a_gauges.ipynb #7e1b704c
 def token_gauge(
     queries: list[np.ndarray], # (n) token ids
-    documents: list[np.ndarray], # (n or more) token ids; the right document of query i is document i, and those beyond are in its way
+    # (n or more) token ids; the right document of query i is document i, and those beyond are in its way
+    documents: list[np.ndarray],
 ) -> Callable[[Embedder], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
-    "Each query looks for its document among all of them, by cosine. Raises ValueError when a query lacks its document."
-    if not 0 < len(queries) <= len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query needs its document')
+    """Each query looks for its document among all of them, by cosine. Raises ValueError when a query lacks
+    its document."""
+    if not 0 < len(queries) <= len(documents):
+        raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query '
+                         'needs its document')
     def gauge(embedder):
         was_training = embedder.encoder.training
         embedder.encoder.eval()
         try:
-            with torch.no_grad(): vectors = F.normalize(embedder.embed([*queries, *documents]).float(), dim=1).cpu().numpy()
+            with torch.no_grad():
+                vectors = F.normalize(embedder.embed([*queries, *documents]).float(), dim=1).cpu().numpy()
         finally: embedder.encoder.train(was_training)
-        return mrr(ranks_from_scores(vectors[:len(queries)] @ vectors[len(queries):].T, np.arange(len(queries))))
+        return mrr(ranks_from_scores(vectors[:len(queries)] @ vectors[len(queries):].T,
+            np.arange(len(queries))))
     return gauge
 
 def retrieval_gauge(
@@ -62,12 +70,17 @@ def retrieval_gauge(
     documents: list[str], # (n) texts; the right document of query i is document i
     tokens: int = 64, # read of each text
 ) -> Callable[[Embedder], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
-    "The same for texts, which are tokenised once and not at each measurement. Raises ValueError when a query lacks its document."
-    if not 0 < len(queries) == len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query needs its document')
+    """The same for texts, which are tokenised once and not at each measurement. Raises ValueError when a
+    query lacks its document."""
+    if not 0 < len(queries) == len(documents):
+        raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query '
+                         'needs its document')
     tokenizer = of_tokens = None
     def gauge(embedder):
         nonlocal tokenizer, of_tokens
-        if tokenizer is not embedder.tokenizer: tokenizer, of_tokens = embedder.tokenizer, token_gauge(*(embedder.tokenize(texts, tokens) for texts in (queries, documents)))
+        if tokenizer is not embedder.tokenizer:
+            tokenizer, of_tokens = embedder.tokenizer, token_gauge(
+                *(embedder.tokenize(texts, tokens) for texts in (queries, documents)))
         return of_tokens(embedder)
     return gauge
 
@@ -77,10 +90,13 @@ def held_out_pairs(
     rows: int = 300, # at most, drawn at random with a fixed seed
     split: str = 'validation', # or 'test', for what is looked at once
 ) -> 'pd.DataFrame': # query, document, …
-    "Pairs to measure by, in which no text is there twice. Raises ValueError for a source without two of them."
+    """Pairs to measure by, in which no text is there twice. Raises ValueError for a source without two of
+    them."""
     pairs = corpus.pairs(source, split)
     for column in ('document', 'query'): pairs = pairs[~pairs[column].map(normalise).duplicated()]
-    if len(pairs) < 2: raise ValueError(f'source {source} has {len(pairs)} different {split} pairs in {corpus.folder}; a gauge needs two, and a few hundred to see anything: name another source')
+    if len(pairs) < 2:
+        raise ValueError(f'source {source} has {len(pairs)} different {split} pairs in {corpus.folder}; a '
+                         'gauge needs two, and a few hundred to see anything: name another source')
     return pairs.sample(min(rows, len(pairs)), random_state=0)
 
 def held_out_gauges(
@@ -92,7 +108,8 @@ def held_out_gauges(
 ) -> dict[str, Callable[[Embedder], np.ndarray]]: # by source
     "A retrieval gauge for each source. Raises ValueError as `held_out_pairs` does."
     pairs = {source: held_out_pairs(corpus, source, rows, split) for source in sources}
-    return {source: retrieval_gauge(chosen['query'].tolist(), chosen['document'].tolist(), tokens) for source, chosen in pairs.items()}
+    return {source: retrieval_gauge(chosen['query'].tolist(), chosen['document'].tolist(), tokens)
+        for source, chosen in pairs.items()}
 
 # %% ../nbs/06a_gauges.ipynb #b5823008
 def queries_needed(
@@ -109,12 +126,16 @@ def draw_gauges(
     folder: str|Path, # of a run
     title: str = '', # states the finding
 ) -> 'Figure': # of matplotlib
-    "The loss, and how each gauge has changed, with 95% intervals. Raises ValueError when the run has measured nothing."
+    """The loss, and how each gauge has changed, with 95% intervals. Raises ValueError when the run has
+    measured nothing."""
     folder = Path(folder)
-    if not (folder/'gauges.csv').exists(): raise ValueError(f'{folder} holds no gauges.csv; train with gauges')
+    if not (folder/'gauges.csv').exists():
+        raise ValueError(f'{folder} holds no gauges.csv; train with gauges')
     import pandas as pd
     if (folder/'log.csv').exists(): log = pd.read_csv(folder/'log.csv')
-    else: log = pd.DataFrame((load_checkpoint(folder) or ({}, dict(log=[])))[1]['log'], columns=LOG, dtype=float)
+    else:
+        log = pd.DataFrame((load_checkpoint(folder) or ({}, dict(log=[])))[1]['log'], columns=LOG,
+            dtype=float)
     return draw_run(log, pd.read_csv(folder/'gauges.csv', dtype=dict(gauge=str)), title)
 
 # %% ../nbs/06a_gauges.ipynb #e68980e1
@@ -123,12 +144,15 @@ def _interval(row): return f'{row.change:+.3f} [{row.low:+.3f}, {row.high:+.3f}]
 def _mean_change(rows):
     "step → mean change of several gauges, and its interval"
     variances = ((rows['high'] - rows['low']) / (2*1.96))**2
-    change, margin = rows.groupby('step')['change'].mean(), 1.96 * variances.groupby(rows['step']).sum()**0.5 / rows['gauge'].nunique()
+    change, margin = rows.groupby('step')['change'].mean(), 1.96 * variances.groupby(
+        rows['step']).sum()**0.5 / rows['gauge'].nunique()
     import pandas as pd
     return pd.DataFrame(dict(change=change, low=change - margin, high=change + margin))
 
-_REMEDIES = ('Remedies: more and more varied sources, mixed with α; a larger batch; a lower learning rate; fewer steps. See chapter 06a, nbs/06a_gauges.ipynb.',
-             'Remedies: a lower learning rate; sources of stage 1 mixed into the batches; fewer steps. See chapter 06a, nbs/06a_gauges.ipynb.')
+_REMEDIES = ('Remedies: more and more varied sources, mixed with α; a larger batch; a lower learning rate; '
+             'fewer steps. See chapter 06a, nbs/06a_gauges.ipynb.',
+             'Remedies: a lower learning rate; sources of stage 1 mixed into the batches; fewer steps. See '
+             'chapter 06a, nbs/06a_gauges.ipynb.')
 
 EXPECTED = ('rises', 'stays', 'learns')   # not trained on; a task of stage 1; held out of what is trained on
 
@@ -136,29 +160,45 @@ def signatures(
     table: 'pd.DataFrame', # gauges.csv of a run, finished or not: step, gauge, score, change, low, high
     expects: dict[str, str], # gauge → one of EXPECTED
 ) -> list[str]: # one for each kind that is expected
-    "Say in a sentence whether a run shows a failure signature of the paper. Raises ValueError for a gauge that was not measured."
+    """Say in a sentence whether a run shows a failure signature of the paper. Raises ValueError for a
+    gauge that was not measured."""
     last = table[table['step'] == table['step'].max()].set_index('gauge')
-    if unknown := [name for name in expects if name not in last.index]: raise ValueError(f"the run has no gauge {', '.join(unknown)}; it has: {', '.join(last.index)}")
+    if unknown := [name for name in expects if name not in last.index]:
+        raise ValueError(f"the run has no gauge {', '.join(unknown)}; it has: {', '.join(last.index)}")
     if wrong := {name: what for name, what in expects.items() if what not in EXPECTED}:
         raise ValueError(f"expectations are {', '.join(map(repr, EXPECTED))}, not {wrong}")
     step = table['step'].max()
     rises, stays, learns = ([name for name in expects if expects[name] == what] for what in EXPECTED)
     if step == 0: return ['No verdict yet: the gauges were read before training only.']
-    def each(names): return ', '.join(f'{name} {last.score[name] - last.change[name]:.3f} → {last.score[name]:.3f}' for name in names)
+    def each(names):
+        return ', '.join(f'{name} {last.score[name] - last.change[name]:.3f} → {last.score[name]:.3f}'
+            for name in names)
     found = []
     if rises:
         curve = _mean_change(table[table['gauge'].isin(rises)])
         end, peak = curve.iloc[-1], curve.loc[curve['change'].idxmax()]
         what = f'Retrieval on sources that the run does not train on ({each(rises)})'
-        if end.low > 0 and not end.high < peak.low: found.append(f'No failure signature 1. {what} has risen after {step} steps, by {_interval(end)} on average.')
-        elif peak.low > 0 and end.high < peak.low: found.append(f'Failure signature 1, transfer lost again. {what} had risen by {_interval(peak)} on average at step {peak.name}, and is at {_interval(end)} after {step}. {_REMEDIES[0]}')
+        if end.low > 0 and not end.high < peak.low:
+            found.append(f'No failure signature 1. {what} has risen after {step} steps, by {_interval(end)} '
+                         'on average.')
+        elif peak.low > 0 and end.high < peak.low:
+            found.append(f'Failure signature 1, transfer lost again. {what} had risen by {_interval(peak)} '
+                         f'on average at step {peak.name}, and is at {_interval(end)} after {step}. '
+                         f'{_REMEDIES[0]}')
         else:
-            verdict = f'has fallen after {step} steps, by {_interval(end)} on average' if end.high < 0 else f'has not risen after {step} steps: {_interval(end)} on average, which may be noise'
+            verdict = (f'has fallen after {step} steps, by {_interval(end)} on average' if end.high < 0
+                else f'has not risen after {step} steps: {_interval(end)} on average, which may be noise')
             found.append(f'Failure signature 1, no transfer. {what} {verdict}. {_REMEDIES[0]}')
     if stays:
         fallen = [name for name in stays if last.high[name] < 0]
-        if fallen: found.append(f"Failure signature 2, forgetting. After {step} steps {len(fallen)} of {len(stays)} tasks of stage 1 have fallen: {', '.join(f'{name} by {_interval(last.loc[name])}' for name in fallen)}. {_REMEDIES[1]}")
-        else: found.append(f'No failure signature 2. None of the {len(stays)} tasks of stage 1 ({each(stays)}) has fallen beyond noise after {step} steps.')
+        if fallen:
+            found.append(f"Failure signature 2, forgetting. After {step} steps {len(fallen)} of "
+                         f"{len(stays)} tasks of stage 1 have fallen: "
+                         f"{', '.join(f'{name} by {_interval(last.loc[name])}' for name in fallen)}. "
+                         f"{_REMEDIES[1]}")
+        else:
+            found.append(f'No failure signature 2. None of the {len(stays)} tasks of stage 1 '
+                         f'({each(stays)}) has fallen beyond noise after {step} steps.')
     for name in learns:
         row = last.loc[name]
         verdict = 'risen' if row.low > 0 else 'fallen' if row.high < 0 else 'not changed beyond noise'

@@ -52,7 +52,9 @@ class Tokens:
         for tables in (self.train, self.tests):
             for source, both in tables.items():
                 digest.update(source.encode())
-                for table in both: digest.update(np.ascontiguousarray(table.flat).tobytes() + np.ascontiguousarray(table.offsets).tobytes())
+                for table in both:
+                    digest.update(np.ascontiguousarray(table.flat).tobytes()
+                        + np.ascontiguousarray(table.offsets).tobytes())
         return digest.hexdigest()[:16]
 
     def save(
@@ -60,7 +62,8 @@ class Tokens:
         file: str|Path, # .npz
     ):
         "Write everything into one compressed file, which `load` reads; nothing in it is pickled."
-        arrays = dict(about=np.frombuffer(json.dumps(dict(self.about, tokenizer=self.tokenizer.to_str())).encode(), np.uint8))
+        arrays = dict(about=np.frombuffer(json.dumps(dict(self.about,
+            tokenizer=self.tokenizer.to_str())).encode(), np.uint8))
         for part, tables in (('train', self.train), ('tests', self.tests)):
             for source, both in tables.items():
                 for column, table in zip(('query', 'document'), both):
@@ -73,22 +76,34 @@ class Tokens:
         cls,
         file: str|Path, # that `save` wrote
     ) -> 'Tokens':
-        "Read a corpus of token ids. Raises ValueError when the file is damaged or another kind of file, FileNotFoundError when there is none."
+        """Read a corpus of token ids. Raises ValueError when the file is damaged or another kind of file,
+        FileNotFoundError when there is none."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                about, found = json.loads(arrays['about'].tobytes()), dict(train=defaultdict(list), tests=defaultdict(list))
+                about, found = json.loads(arrays['about'].tobytes()), dict(train=defaultdict(list),
+                    tests=defaultdict(list))
                 for name in arrays.files:
                     if name.endswith('/ids'):
                         part, source, column, _ = name.split('/')
                         lengths = arrays[f'{part}/{source}/{column}/lengths'].astype(np.int64)
                         table = TokenTable(arrays[name], np.concatenate([[0], lengths.cumsum()]))
-                        if table.offsets[-1] != len(table.flat): raise ValueError(f'{name} has {len(table.flat)} ids, and its lengths add up to {table.offsets[-1]}')
+                        if table.offsets[-1] != len(table.flat):
+                            raise ValueError(f'{name} has {len(table.flat)} ids, and its lengths add up to '
+                                             f'{table.offsets[-1]}')
                         found[part][source].append(table)
-            tokens = cls(Tokenizer.from_str(about.pop('tokenizer')), *({source: tuple(both) for source, both in found[part].items()} for part in ('train', 'tests')), about)
-            if not (tokens.train and tokens.tests) or any(len(both) != 2 or len(both[0]) != len(both[1]) for tables in (tokens.train, tokens.tests) for both in tables.values()): raise ValueError('pairs are missing')
-        except FileNotFoundError: raise FileNotFoundError(f'{file} does not exist; write it with: gte_tokens --out {file}') from None
-        except Exception as error:                                        # numpy, zipfile, json and tokenizers each have their own
-            raise ValueError(f'{file} is no whole corpus of token ids ({error}); copy it again, or write it with: gte_tokens --out {file}') from None
+            tokens = cls(Tokenizer.from_str(about.pop('tokenizer')),
+                *({source: tuple(both) for source, both in found[part].items()}
+                for part in ('train', 'tests')), about)
+            if not (tokens.train and tokens.tests) or any(len(both) != 2 or len(both[0]) != len(both[1])
+                    for tables in (tokens.train, tokens.tests) for both in tables.values()):
+                raise ValueError('pairs are missing')
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f'{file} does not exist; write it with: gte_tokens --out {file}') from None
+            # numpy, zipfile, json and tokenizers each have their own
+        except Exception as error:
+            raise ValueError(f'{file} is no whole corpus of token ids ({error}); copy it again, or write it '
+                             f'with: gte_tokens --out {file}') from None
         return tokens
 
 # %% ../nbs/12_gpu.ipynb #8be45ddd
@@ -96,13 +111,16 @@ def corpus_tokens(
     sources: tuple[str, ...]|None = None, # of the project's corpus, to train on; None: chapter 10a's
     rows: int|None = None, # of each, at most; None: all
 ) -> Tokens: # with the tests of chapter 10a
-    "The project's corpus as ids of all-MiniLM-L6-v2's vocabulary. Needs the whole package with pandas; the file it gives does not."
+    """The project's corpus as ids of all-MiniLM-L6-v2's vocabulary. Needs the whole package with pandas;
+    the file it gives does not."""
     from gte_nb.gauges import held_out_pairs
     from gte_nb.mining import mine
     from gte_nb.miniature import SOURCES, UNSEEN
     from gte_nb.warmup import training_pairs
     embedder, corpus = Embedder.load(), mine()
-    def tables(pairs): return tuple(token_table(embedder, pairs[column].tolist(), length) for column, length in (('query', QUERY_TOKENS), ('document', DOCUMENT_TOKENS)))
+    def tables(pairs):
+        return tuple(token_table(embedder, pairs[column].tolist(), length)
+            for column, length in (('query', QUERY_TOKENS), ('document', DOCUMENT_TOKENS)))
     train = {source: tables(training_pairs(corpus, source)[:rows]) for source in sources or SOURCES}
     tests = {source: tables(held_out_pairs(corpus, source, TESTS, 'test')) for source in UNSEEN}
     return Tokens(embedder.tokenizer, train, tests, dict(corpus=corpus.fingerprint, tests='unseen sources'))
@@ -115,11 +133,15 @@ def gte_tokens(
     try:
         file, tokens = Path(out) if out else cache_folder()/'tokens.npz', corpus_tokens()
         tokens.save(file)
-        print(f'{file}: {file.stat().st_size/1e6:.1f} MB, {sum(len(queries) for queries, _ in tokens.train.values()):,} pairs of {len(tokens.train)} sources, fingerprint {tokens.fingerprint}')
+        print(f'{file}: {file.stat().st_size/1e6:.1f} MB, '
+              f'{sum(len(queries) for queries, _ in tokens.train.values()):,} pairs of {len(tokens.train)} '
+              f'sources, fingerprint {tokens.fingerprint}')
     except (ValueError, OSError) as error: complain(error)
 
 # %% ../nbs/12_gpu.ipynb #0594f108
-PACKAGES = ('python', 'torch', 'numpy', 'accelerate', 'tokenizers', 'safetensors', 'fastcore', 'transformers', 'sentence-transformers', 'scipy', 'scikit-learn', 'pandas', 'matplotlib', 'sympy', 'networkx', 'jax', 'numba', 'scikit-image', 'statsmodels', 'pillow', 'h5py')
+PACKAGES = ('python', 'torch', 'numpy', 'accelerate', 'tokenizers', 'safetensors', 'fastcore', 'transformers',
+    'sentence-transformers', 'scipy', 'scikit-learn', 'pandas', 'matplotlib', 'sympy', 'networkx', 'jax',
+    'numba', 'scikit-image', 'statsmodels', 'pillow', 'h5py')
 REHEARSAL = ('accelerate', 'fastcore')   # small, and wherever this book runs
 
 def package_tokens(
@@ -128,33 +150,50 @@ def package_tokens(
     least: int = 200, # training pairs of a source, or it is left out; a tenth of that for a test
 ) -> Tokens: # tests: the same sources, of modules that are held out
     "Mine code and documentation of installed packages. Raises ValueError when too little is found."
-    found, files, unread = dict(train={}, test={}), [(path, module, is_test) for package in packages if installed_version(package) for path, module, is_test in python_files(package)], 0
+    found, files, unread = dict(train={}, test={}), [(path, module, is_test) for package in packages
+        if installed_version(package) for path, module, is_test in python_files(package)], 0
     with progress_bar(len(files), 'mining', 'file') as bar:
         for path, module, is_test in files:
             try: by_source, _ = file_rows(path, module, is_test)
             except (SyntaxError, ValueError, RecursionError, OSError): by_source, unread = {}, unread + 1
             split = 'train' if split_within(module) == 'train' else 'test'
-            for source, rows in by_source.items(): found[split].setdefault(source, {}).update(dict.fromkeys((row.query, row.document) for row in rows))    # a pair counts once
+            for source, rows in by_source.items():
+                # a pair counts once
+                found[split].setdefault(source, {}).update(
+                    dict.fromkeys((row.query, row.document) for row in rows))
             bar.update()
     if unread: print(f'{unread} of {len(files)} files could not be read and were left out')
     held_out = {normalise(text) for pairs in found['test'].values() for pair in pairs for text in pair}
-    train = {source: kept for source, pairs in sorted(found['train'].items()) if len(kept := [pair for pair in pairs if not held_out & {normalise(text) for text in pair}]) >= least}
+    train = {source: kept for source, pairs in sorted(found['train'].items())
+        if len(kept := [pair for pair in pairs if not held_out & {normalise(text) for text in pair}])
+        >= least}
     tests = {}
     for source in sorted(train.keys() & found['test'].keys()):
-        one_each = {normalise(query): (query, document) for query, document in {normalise(document): (query, document) for query, document in found['test'][source]}.values()}     # no text twice
+        # no text twice
+        one_each = {normalise(query): (query, document)
+            for query, document in {normalise(document): (query, document)
+            for query, document in found['test'][source]}.values()}
         if len(one_each) >= least//10: tests[source] = list(one_each.values())[:TESTS]
-    if not tests: raise ValueError(f"too little to train on and to test by in {', '.join(packages)} ({len(files)} files); install more packages, or bring a file that gte_tokens wrote")
-    tokenizer = train_tokenizer([text for pairs in train.values() for pair in pairs for text in pair], vocab_size)
-    ids = Embedder(Encoder(EncoderConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=64, num_hidden_layers=0, num_attention_heads=1)), tokenizer)
-    def tables(pairs): return tuple(token_table(ids, list(texts), length) for texts, length in zip(zip(*pairs), (QUERY_TOKENS, DOCUMENT_TOKENS)))
-    return Tokens(tokenizer, *({source: tables(pairs) for source, pairs in those.items()} for those in (train, tests)), dict(packages=packages, tests='held-out modules'))
+    if not tests:
+        raise ValueError(f"too little to train on and to test by in {', '.join(packages)} ({len(files)} "
+                         "files); install more packages, or bring a file that gte_tokens wrote")
+    tokenizer = train_tokenizer([text for pairs in train.values() for pair in pairs for text in pair],
+        vocab_size)
+    ids = Embedder(Encoder(EncoderConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=64,
+        num_hidden_layers=0, num_attention_heads=1)), tokenizer)
+    def tables(pairs):
+        return tuple(token_table(ids, list(texts), length)
+            for texts, length in zip(zip(*pairs), (QUERY_TOKENS, DOCUMENT_TOKENS)))
+    return Tokens(tokenizer, *({source: tables(pairs) for source, pairs in those.items()}
+        for those in (train, tests)), dict(packages=packages, tests='held-out modules'))
 
 def open_tokens(
     tiny: bool = False, # a corpus for rehearsals, of two small packages
 ) -> Tokens:
     "tokens.npz of the cache, or what can be mined here and is then kept in its place."
     file = cache_folder()/('tokens-tiny.npz' if tiny else 'tokens.npz')
-    if not file.exists(): (package_tokens(REHEARSAL, 2_000, least=20) if tiny else package_tokens()).save(file)
+    if not file.exists():
+        (package_tokens(REHEARSAL, 2_000, least=20) if tiny else package_tokens()).save(file)
     return Tokens.load(file)
 
 # %% ../nbs/12_gpu.ipynb #48879014
@@ -181,12 +220,16 @@ def find_device(
     "The GPU. Raises ValueError where there is none, unless it is a rehearsal."
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        device = Device('cuda', properties.name, properties.total_memory, torch.cuda.is_bf16_supported(including_emulation=False))
-        if not device.bf16: print(f'{device.name} does not compute in bfloat16 here: everything runs in 32 bits')
+        device = Device('cuda', properties.name, properties.total_memory,
+            torch.cuda.is_bf16_supported(including_emulation=False))
+        if not device.bf16:
+            print(f'{device.name} does not compute in bfloat16 here: everything runs in 32 bits')
         return device
     if rehearsal: return Device('cpu', 'CPU, a rehearsal', 2 << 30, True)
-    why = 'this torch is built without CUDA' if torch.version.cuda is None else 'torch sees no CUDA device; look at nvidia-smi'
-    raise ValueError(f'no GPU is here ({why}); on a CPU the queue can be rehearsed: gte_experiment gpu --tiny')
+    why = ('this torch is built without CUDA' if torch.version.cuda is None
+        else 'torch sees no CUDA device; look at nvidia-smi')
+    raise ValueError(
+        f'no GPU is here ({why}); on a CPU the queue can be rehearsed: gte_experiment gpu --tiny')
 
 # %% ../nbs/12_gpu.ipynb #ba4ac068
 def timed(
@@ -209,7 +252,8 @@ def product_rate(
     dtype: torch.dtype = torch.bfloat16, # of the factors
     n: int = 8192, # rows and columns
 ) -> float: # floating-point operations per second
-    "2n³ operations over the time of an n × n matrix product of random numbers (zeros are faster: a chip at rest draws less power)."
+    """2n³ operations over the time of an n × n matrix product of random numbers (zeros are faster: a chip
+    at rest draws less power)."""
     a, b = (torch.randn(n, n, device=device.type).to(dtype) for _ in range(2))
     return 2*n**3 / timed(lambda: a @ b, device)
 
@@ -225,8 +269,10 @@ def copy_rate(
 def peak_bytes(
     device: Device, # that does the work
 ) -> int: # bytes
-    "The most memory that was taken since torch.cuda.reset_peak_memory_stats, or since the process began on a CPU."
-    return torch.cuda.max_memory_allocated() if device.type == 'cuda' else 1024*resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory that was taken since torch.cuda.reset_peak_memory_stats, or since the process began
+    on a CPU."""
+    return torch.cuda.max_memory_allocated() if device.type == 'cuda' else 1024*resource.getrusage(
+        resource.RUSAGE_SELF).ru_maxrss
 
 # %% ../nbs/12_gpu.ipynb #7e0af9f5
 def model_operations(
@@ -244,15 +290,20 @@ def in_memory(
     work: Callable[[int|None], T], # bytes for graphs → its result; None: what it takes by itself
     device: Device, # whose memory it is
 ) -> T:
-    "Do work with as much memory as there is. Raises ValueError when a hundredth of the device's memory is still too much."
+    """Do work with as much memory as there is. Raises ValueError when a hundredth of the device's memory
+    is still too much."""
     memory = None
     while True:
         try: return work(memory)
-        except torch.OutOfMemoryError: pass                              # outside of it, the error no longer holds the tensors
+        except torch.OutOfMemoryError:
+            pass                              # outside of it, the error no longer holds the tensors
         if device.type == 'cuda': torch.cuda.empty_cache()
         memory = (device.memory//2 if memory is None else memory) // 2
-        if memory < device.memory//100: raise ValueError(f'{device.name} is out of memory even with {memory/2**20:.0f} MiB for graphs; stop what else runs on it, or take a larger one') from None
-        print(f'{device.name} is out of memory: again, with at most {memory/2**30:.2f} GiB for graphs, in smaller chunks', flush=True)
+        if memory < device.memory//100:
+            raise ValueError(f'{device.name} is out of memory even with {memory/2**20:.0f} MiB for graphs; '
+                             'stop what else runs on it, or take a larger one') from None
+        print(f'{device.name} is out of memory: again, with at most {memory/2**30:.2f} GiB for graphs, in '
+              'smaller chunks', flush=True)
 
 # %% ../nbs/12_gpu.ipynb #c27b4e98
 documented(globals())

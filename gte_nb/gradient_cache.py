@@ -30,7 +30,9 @@ class Batch:
     "Token ids of one training batch."
     queries: list[np.ndarray] # (n) ids
     documents: list[np.ndarray] # (n) ids
-    negatives: list[np.ndarray]|None = None # (n·k) ids of hard negatives, the k of the first query before those of the second; empty where there is none; None: no hard negatives
+    # (n·k) ids of hard negatives, the k of the first query before those of the second; empty where there is
+    # none; None: no hard negatives
+    negatives: list[np.ndarray]|None = None
     name: Callable[[int], str]|None = None # where the pair at a place comes from, for messages
 
     def __len__(self): return len(self.queries)
@@ -44,9 +46,11 @@ def drop_tokens(
     if not share or not ids: return ids
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     bounds = np.concatenate([[0], lengths.cumsum()])
-    keep = np.flatnonzero(rng.random(bounds[-1]) >= share)                # places of the tokens that stay, in all texts in a row
+    # places of the tokens that stay, in all texts in a row
+    keep = np.flatnonzero(rng.random(bounds[-1]) >= share)
     places = np.searchsorted(keep, bounds)
-    if len(lost := bounds[:-1][(np.diff(places) == 0) & (lengths > 0)]):   # texts of which nothing stayed keep their first token
+    # texts of which nothing stayed keep their first token
+    if len(lost := bounds[:-1][(np.diff(places) == 0) & (lengths > 0)]):
         keep = np.union1d(keep, lost)
         places = np.searchsorted(keep, bounds)
     flat = np.concatenate(ids)[keep]
@@ -55,19 +59,23 @@ def drop_tokens(
 # %% ../nbs/05a_gradient_cache.ipynb #cb6b73d7
 def text_ids(
     batch: Batch, # token ids
-) -> torch.Tensor|None: # (n, 2) or, with k hard negatives each, (n, 2 + k): equal texts have equal numbers; None where no text is there twice
+) -> torch.Tensor|None: # (n, 2) or, with k hard negatives each, (n, 2 + k): equal texts have equal numbers;
+    # None where no text is there twice
     "Number the texts of a batch, for the `ids` of a loss."
     negatives, k = batch.negatives or [], len(batch.negatives or ()) // len(batch)
     columns = [batch.queries, batch.documents, *(negatives[place::k] for place in range(k))]
     lengths = np.array([[len(ids) for ids in column] for column in columns])
-    names, ends = np.concatenate([np.asarray(ids, dtype=np.int32) for column in columns for ids in column]).tobytes(), 4*lengths.ravel().cumsum()
+    names, ends = np.concatenate([np.asarray(ids, dtype=np.int32) for column in columns
+        for ids in column]).tobytes(), 4*lengths.ravel().cumsum()
     numbers = {}
-    ids = [numbers.setdefault(names[end - 4*length:end], len(numbers)) for end, length in zip(ends.tolist(), lengths.ravel().tolist())]
+    ids = [numbers.setdefault(names[end - 4*length:end], len(numbers))
+        for end, length in zip(ends.tolist(), lengths.ravel().tolist())]
     return torch.tensor(ids).view(len(columns), -1).T if len(numbers) < len(ids) else None
 
 # %% ../nbs/05a_gradient_cache.ipynb #ddf7c6a6
 class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
-    "Within its block, counts in `bytes` what autograd keeps for the way back; `parameters`, which exist anyway, are left out."
+    """Within its block, counts in `bytes` what autograd keeps for the way back; `parameters`, which exist
+    anyway, are left out."""
     def __init__(
         self,
         parameters: Iterable[torch.Tensor] = (), # of the model
@@ -84,10 +92,12 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
-        return tensor.detach()                                            # an output that held its own graph would never be freed
+        # an output that held its own graph would never be freed
+        return tensor.detach()
 
 # %% ../nbs/05a_gradient_cache.ipynb #55fb2e46
-CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)   # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
+# positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
+CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
@@ -100,7 +110,9 @@ def processes(
     cpu = not torch.cuda.is_available()      # without the word, accelerate would not look for others on a CPU
     return PartialState(cpu=cpu, timeout=timedelta(seconds=timeout))
 
-def _sharded(encoder): return hasattr(encoder, 'unshard')               # fully_shard has been here: each process holds a part of every weight
+def _sharded(encoder):
+    # fully_shard has been here: each process holds a part of every weight
+    return hasattr(encoder, 'unshard')
 
 def largest(
     *numbers: float, # of this process
@@ -116,18 +128,22 @@ def seed_dropout(
     part: int, # of its work, counted over all processes
 ):
     "The same dropout masks each time."
-    torch.manual_seed(int(np.random.SeedSequence((*np.atleast_1d(seed).tolist(), part)).generate_state(1, np.uint64)[0] >> 1))
+    torch.manual_seed(int(np.random.SeedSequence((*np.atleast_1d(seed).tolist(), part)).generate_state(1,
+        np.uint64)[0] >> 1))
 
 def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
-    "The loss of a batch whose texts have these vectors: queries, documents, and the negatives that are present"
+    """The loss of a batch whose texts have these vectors: queries, documents, and the negatives that are
+    present"""
     n, negatives, mask = len(batch.queries), None, None
     ids = text_ids(batch) if mask_duplicates else None
     if any(present):
         mask = torch.tensor(present, device=vectors.device).view(n, -1)
-        negatives = vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter(mask[..., None], vectors[2*n:])
+        negatives = vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter(mask[..., None],
+            vectors[2*n:])
     elif ids is not None: ids = ids[:, :2]
     tile = TILE.get(vectors.device.type, TILE['cuda'])
-    return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids, tile if n >= 2*tile else None)
+    return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
+        tile if n >= 2*tile else None)
 
 def backward(
     embedder: Embedder, # in training mode
@@ -135,23 +151,35 @@ def backward(
     loss: str = 'improved', # one of LOSSES
     temperature: float|torch.Tensor = 0.01, # of the loss
     mask_duplicates: bool = True, # whether equal texts in the batch are no negatives of each other
-    precision: str = 'fp32', # of the encoder: fp32, or bf16 by way of autocast; the loss is always computed in float32
-    memory: int|None = None, # bytes that the graphs of the encoder may take; None: 2 GiB on a CPU, half of a GPU's memory
+    # of the encoder: fp32, or bf16 by way of autocast; the loss is always computed in float32
+    precision: str = 'fp32',
+    # bytes that the graphs of the encoder may take; None: 2 GiB on a CPU, half of a GPU's memory
+    memory: int|None = None,
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
 ) -> float: # the loss
-    """Add the gradient of a batch's loss to the parameters' `.grad`, in bounded memory: a gradient cache (arXiv 2101.06983) that keeps the graphs which fit.
+    """Add the gradient of a batch's loss to the parameters' `.grad`, in bounded memory: a gradient cache
+    (arXiv 2101.06983) that keeps the graphs which fit.
 
-    The result does not depend on `memory`, as long as it holds the graph of one chunk; otherwise chunks become smaller, down to one text.
-    With several processes (`accelerate launch`) all of them call it with the same batch, and each adds the part that flows through its share of the texts: see `sum_gradients`.
-    Raises ValueError for a batch, loss, precision or memory that cannot be used, and as `contrastive_loss` does."""
+    The result does not depend on `memory`, as long as it holds the graph of one chunk; otherwise chunks
+    become smaller, down to one text. With several processes (`accelerate launch`) all of them call it with
+    the same batch, and each adds the part that flows through its share of the texts: see `sum_gradients`.
+    Raises ValueError for a batch, loss, precision or memory that cannot be used, and as `contrastive_loss`
+    does."""
     n = len(batch.queries)
     if not n: raise ValueError('the batch is empty; a loss needs at least one pair')
-    if len(batch.documents) != n: raise ValueError(f'the batch has {n} queries and {len(batch.documents)} documents; give one for each query')
-    if len(batch.negatives or ()) % n: raise ValueError(f'the batch has {n} queries and {len(batch.negatives)} negatives; give equally many for each query, empty ones where there are none')
+    if len(batch.documents) != n:
+        raise ValueError(f'the batch has {n} queries and {len(batch.documents)} documents; give one for '
+                         'each query')
+    if len(batch.negatives or ()) % n:
+        raise ValueError(f'the batch has {n} queries and {len(batch.negatives)} negatives; give equally '
+                         'many for each query, empty ones where there are none')
     if loss not in LOSSES: raise ValueError(f'loss is {loss!r}; choose one of {", ".join(LOSSES)}')
-    if precision not in PRECISIONS: raise ValueError(f'precision is {precision!r}; choose one of {", ".join(PRECISIONS)}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'precision is {precision!r}; choose one of {", ".join(PRECISIONS)}')
     device = next(embedder.encoder.parameters()).device
-    if memory is None: memory = torch.cuda.get_device_properties(device).total_memory // 2 if device.type == 'cuda' else 2 << 30
+    if memory is None:
+        memory = torch.cuda.get_device_properties(
+            device).total_memory // 2 if device.type == 'cuda' else 2 << 30
     if memory < 0: raise ValueError(f'memory is {memory} bytes; give a number from 0, or None')
     present = [len(ids) > 0 for ids in batch.negatives or ()]
     texts = [*batch.queries, *batch.documents, *compress(batch.negatives or (), present)]
@@ -161,11 +189,14 @@ def backward(
 
     rank, world, sharded = processes().process_index, processes().num_processes, _sharded(embedder.encoder)
     order = np.arange(len(texts)) if embedder.static else np.argsort(-lengths, kind='stable')
-    shares = [order[r::world] for r in range(world)]                       # dealt like cards, longest first: equal work for all
+    # dealt like cards, longest first: equal work for all
+    shares = [order[r::world] for r in range(world)]
 
     def cut(): # the chunks of this process, and how many of them count
-        chunks = [[share[rows] for rows in ([np.arange(len(share))] if embedder.static else length_chunks(lengths[share], tokens)) if len(rows)] for share in shares]
-        rounds = max(map(len, chunks)) if sharded else max(1, len(chunks[rank]))   # processes that share the weights must call the encoder equally often
+        chunks = [[share[rows] for rows in ([np.arange(len(share))] if embedder.static
+            else length_chunks(lengths[share], tokens)) if len(rows)] for share in shares]
+        # processes that share the weights must call the encoder equally often
+        rounds = max(map(len, chunks)) if sharded else max(1, len(chunks[rank]))
         return chunks[rank] + [order[:1]]*(rounds - len(chunks[rank])), len(chunks[rank])
 
     def embed(k): # the same vectors each time
@@ -174,20 +205,27 @@ def backward(
             return embedder.embed([texts[i] for i in chunks[k]], tokens)
 
     def embed_with_graph(k): # vectors, and the bytes of their graph
-        with GraphBytes(() if sharded else embedder.encoder.parameters()) as graph: return embed(k), graph.bytes
+        with GraphBytes(() if sharded else embedder.encoder.parameters()) as graph:
+            return embed(k), graph.bytes
 
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        while True:                                                       # the first chunk, which has the longest texts, says how much a graph takes: a small one at first
+        # the first chunk, which has the longest texts, says how much a graph takes: a small one at first
+        while True:
             chunks, own = cut()
             new, used = embed_with_graph(0)
-            needed, positions = 0 if len(chunks[0]) == 1 or embedder.static else used, int(lengths[chunks[0]].max()) * len(chunks[0])
+            needed, positions = 0 if len(chunks[0]) == 1 or embedder.static else used, int(
+                lengths[chunks[0]].max()) * len(chunks[0])
             if sharded: needed, positions = largest(needed, positions)
             if needed > memory: tokens = limit = int(min(tokens, positions) * max(memory, 1) / needed)
-            elif tokens < limit and len(chunks) > 1 and needed: tokens = limit = min(limit, int(0.9 * positions * memory / needed))   # a tenth is left for what does not grow with it
+            elif tokens < limit and len(chunks) > 1 and needed:
+                # a tenth is left for what does not grow with it
+                tokens = limit = min(limit, int(0.9 * positions * memory / needed))
             else: break
             del new
         vectors, kept, last = new.new_zeros(len(texts), embedder.hidden_size), [new], used
-        if sharded: kept.clear()                                          # their graphs hold the weights of the other processes
+        if sharded:
+            # their graphs hold the weights of the other processes
+            kept.clear()
         chunks = [torch.from_numpy(rows) for rows in chunks]
         for k, rows in enumerate(chunks):
             if k and k == len(kept) and used + last <= memory:
@@ -197,18 +235,22 @@ def backward(
             elif k:
                 with torch.no_grad(): new = embed(k)
             if k < own: vectors[rows] = new.detach()
-        if world > 1: torch.distributed.all_reduce(vectors)               # every text is embedded by one process and zero in the others
+        if world > 1:
+            # every text is embedded by one process and zero in the others
+            torch.distributed.all_reduce(vectors)
         value = _loss(vectors.requires_grad_(), batch, present, loss, temperature, mask_duplicates)
         value.backward()                                                  # as far as the vectors
         del new
         kept.reverse()
-        for k, rows in enumerate(chunks): (kept.pop() if kept else embed(k)).backward(vectors.grad[rows] * (k < own))
+        for k, rows in enumerate(chunks):
+            (kept.pop() if kept else embed(k)).backward(vectors.grad[rows] * (k < own))
     return value.item()
 
 def sum_gradients(
     encoder: torch.nn.Module, # after `backward`, on every process
 ):
-    "Add up what the processes have computed: afterwards the parameters' `.grad` is that of the whole batch on each of them."
+    """Add up what the processes have computed: afterwards the parameters' `.grad` is that of the whole
+    batch on each of them."""
     world = processes().num_processes
     if world == 1: return
     for p in encoder.parameters():

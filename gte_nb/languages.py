@@ -7,7 +7,8 @@ __all__ = ['REGISTRY', 'LANGUAGES', 'jsdoc_rows', 'npm_tarball', 'npm_files', 'j
            'unlike_training']
 
 # %% ../nbs/09a_languages.ipynb #048354aa
-import base64, csv, hashlib, html, http.client, io, json, re, subprocess, tarfile, urllib.error, urllib.request, zlib
+import base64, csv, hashlib, html, http.client, io, json, re, subprocess, tarfile, urllib.error
+import urllib.request, zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from time import monotonic
@@ -16,23 +17,30 @@ import numpy as np
 import pandas as pd
 
 from .cleaning import NAME_LEAK, CopyIndex, flag_rows
-from .corpus import MAX_CHARS, Corpus, Row, cache_folder, data_folder, progress_bar, report_unread, squeeze, written_aside
+from .corpus import (MAX_CHARS, Corpus, Row, cache_folder, data_folder, progress_bar, report_unread,
+                           squeeze, written_aside)
 from .documented import documented
 
 # %% ../nbs/09a_languages.ipynb #f95206e5
-_TOKEN = re.compile(r'''\s*(?:(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<word>[\w$\#@]+)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<template>`)|(?P<slash>/)|(?P<other>=>|\+\+|--|\S))''', re.S)
+_TOKEN = re.compile(
+    r'''\s*(?:(?P<comment>//[^\n]*|/\*.*?\*/)|(?P<word>[\w$\#@]+)|(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<template>`)|(?P<slash>/)|(?P<other>=>|\+\+|--|\S))''', re.S)
 _TEMPLATE = re.compile(r'(?:[^`\\$]|\\.|\$(?!\{))*(`|\$\{)', re.S)
 _REGEX = re.compile(r'/(?:[^\\/\[\n]|\\[^\n]|\[(?:[^\]\\\n]|\\[^\n])*\])+/\w*')
-_BEFORE_REGEX = frozenset('return typeof case in of delete void throw new instanceof else do yield await'.split())
+_BEFORE_REGEX = frozenset(
+    'return typeof case in of delete void throw new instanceof else do yield await'.split())
 _CONDITION = frozenset('if while for with'.split())
 _CLOSES = {'(': ')', '[': ']', '{': '}', '${': '}'}
 
 def _scan(text):
-    "Tokens (text, start, end); the partner of each opening bracket; doc comments as (comment, index of the token after it). Raises ValueError when the brackets do not add up."
+    """Tokens (text, start, end); the partner of each opening bracket; doc comments as (comment, index of
+    the token after it). Raises ValueError when the brackets do not add up."""
     tokens, partner, docs, stack = [], {}, [], []
     at, end = text.find('\n') if text.startswith('#!') else 0, len(text.rstrip())
-    regex = True                                                            # whether a slash would begin a regular expression
-    def refuse(what, where): raise ValueError(f"line {text.count(chr(10), 0, where) + 1}: {what}, so this is no JavaScript that can be read")
+    # whether a slash would begin a regular expression
+    regex = True
+    def refuse(what, where):
+        raise ValueError(f"line {text.count(chr(10), 0, where) + 1}: {what}, so this is no JavaScript that "
+                         "can be read")
     while 0 <= at < end:
         match = _TOKEN.match(text, at)
         kind, at = match.lastgroup, match.end()
@@ -59,7 +67,8 @@ def _scan(text):
             regex = word == '}' or word == ')' and opened > 0 and tokens[opened-1][0] in _CONDITION
         if kind == 'template' or kind == 'close' and tokens[opened][0] == '${':
             if not (match := _TEMPLATE.match(text, at)): refuse('a template literal does not end', start)
-            at, regex, word = match.end(), match[1] == '${', match[1]       # the text up to the next ${ or to the end
+            # the text up to the next ${ or to the end
+            at, regex, word = match.end(), match[1] == '${', match[1]
             if regex: stack.append(len(tokens))
         tokens.append((word, start, at))
     if stack: refuse(f'{tokens[stack[-1]][0]} is never closed', tokens[stack[-1]][1])
@@ -67,10 +76,12 @@ def _scan(text):
 
 # %% ../nbs/09a_languages.ipynb #2cb89008
 _NAME = re.compile(r'[#\w$]+|([\'"])[\w$-]+\1')
-_NO_METHOD = _BEFORE_REGEX | _CONDITION | frozenset('function switch catch class super import export const let var'.split())
+_NO_METHOD = _BEFORE_REGEX | _CONDITION | frozenset('function switch catch class super import export const '
+    'let var'.split())
 
 class _Script:
-    "A scanned file, which knows what a function is. Functions are found as (name, index of the body's opening brace, index of the last token)."
+    """A scanned file, which knows what a function is. Functions are found as (name, index of the body's
+    opening brace, index of the last token)."""
     def __init__(self, text): self.tokens, self.partner, self.docs = _scan(text)
 
     def word(self, i): return self.tokens[i][0] if i < len(self.tokens) else ''
@@ -78,7 +89,8 @@ class _Script:
     def after_parameters(self, i): return self.partner[i] + 1 if self.word(i) == '(' else 0
 
     def expression(self, i):
-        "The function, arrow function, or call that wraps one, which begins at token i; None for anything else. Its name may be empty."
+        """The function, arrow function, or call that wraps one, which begins at token i; None for anything
+        else. Its name may be empty."""
         if self.word(i) == 'async': i += 1
         if self.word(i) == 'function':
             i += 1 + (self.word(i + 1) == '*')
@@ -86,10 +98,13 @@ class _Script:
             brace = self.after_parameters(i + bool(name))
             return (name, brace, self.partner[brace]) if brace and self.word(brace) == '{' else None
         arrow = self.after_parameters(i) or i + 1
-        if self.word(arrow) == '=>': return ('', arrow + 1, self.partner[arrow + 1]) if self.word(arrow + 1) == '{' else self.expression(arrow + 1)
+        if self.word(arrow) == '=>':
+            return ('', arrow + 1, self.partner[arrow + 1]) if self.word(arrow
+                + 1) == '{' else self.expression(arrow + 1)
         if self.word(i + 1) == '(' and _NAME.fullmatch(self.word(i)) and self.word(i) not in _NO_METHOD:
             at, last = i + 2, self.partner[i + 1]
-            while at < last:                                                # the first argument that is a function
+            # the first argument that is a function
+            while at < last:
                 if found := self.expression(at): return *found[:2], last
                 while at < last and self.word(at) != ',': at = self.partner.get(at, at) + 1
                 at += 1
@@ -110,22 +125,29 @@ class _Script:
         if self.word(i) in ('async', 'function') and (found := self.expression(i)): return found
         path, after = self.path(i + (self.word(i) in ('const', 'let', 'var')))
         if path and self.word(after) in ('=', ':'):
-            while (more := self.path(after + 1))[0] and self.word(more[1]) == '=': after = more[1]          # exports.a = exports.b = function
+            while (more := self.path(after + 1))[0] and self.word(more[1]) == '=':
+                after = more[1]          # exports.a = exports.b = function
             found = self.expression(after + 1)
         else:
             while self.word(i) in ('static', 'async', 'get', 'set', '*') and self.word(i + 1) != '(': i += 1
             path, brace = [self.word(i)], self.after_parameters(i + 1)
-            if self.word(i) in _NO_METHOD or not _NAME.fullmatch(self.word(i)) or self.word(brace) != '{': return None
+            if self.word(i) in _NO_METHOD or not _NAME.fullmatch(self.word(i)) or self.word(brace) != '{':
+                return None
             found = '', brace, self.partner[brace]
-        name = '.'.join(part.strip('\'"').lstrip('#$') or part for part in path if part not in ('exports', 'module', 'this', 'self'))
+        name = '.'.join(part.strip('\'"').lstrip('#$') or part for part in path
+            if part not in ('exports', 'module', 'this', 'self'))
         return found and (name or found[0], *found[1:])
 
 # %% ../nbs/09a_languages.ipynb #ed11e546
 _TAG = re.compile(r'^[ \t]*@(\w+)[ \t]*', re.M)
-_OTHER = frozenset('typedef callback event file fileoverview overview module namespace license licence copyright class enum interface todo'.split())
+_OTHER = frozenset('typedef callback event file fileoverview overview module namespace license licence '
+                   'copyright class enum interface todo'.split())
 _FENCE = re.compile(r'^[ \t]*(```|~~~).*?(?:^[ \t]*\1[^\n]*$|\Z)', re.S | re.M)
-_LINK = re.compile(r'\[([^\]]*)\]\{@link\w* [^}]*\}|\[([^\]]*)\]\([^)\s]*\)|\{@\w+\s+[^}|]*\|([^}]*)\}|\{@link\w*\s+[^\s}|]+\s+([^}|]*)\}|\{@\w+\s+([^}]*)\}|\{@\w+\}')
-_HTML = re.compile(r'</?(?:a|b|br|code|div|em|h\d|i|li|ol|p|pre|small|span|strong|sub|sup|tt|u|ul|var)\b[^<>]*>|<!--.*?-->', re.S | re.I)
+_LINK = re.compile(r'\[([^\]]*)\]\{@link\w* '
+                   r'[^}]*\}|\[([^\]]*)\]\([^)\s]*\)|\{@\w+\s+[^}|]*\|([^}]*)\}|\{@link\w*\s+[^\s}|]+\s+([^}|]*)\}|\{@\w+\s+([^}]*)\}|\{@\w+\}')
+_HTML = re.compile(
+    r'</?(?:a|b|br|code|div|em|h\d|i|li|ol|p|pre|small|span|strong|sub|sup|tt|u|ul|var)\b[^<>]*>|<!--.*?-->',
+    re.S | re.I)
 _ANNOUNCES = re.compile(r'(?:^|(?<=[.!?])\s)[^.!?]*:$')
 
 def _sentences(text):
@@ -138,39 +160,49 @@ def _description(comment):
     head, *tags = _TAG.split(text)
     tags = dict(zip(tags[-2::-2], tags[-1::-2]))                            # the first of each kind
     if _OTHER & tags.keys(): return ''
-    text = next((text for text in (head, *(tags.get(tag, '') for tag in ('description', 'desc', 'summary'))) if text.strip()), '')
-    paragraphs = [paragraph for paragraph in re.split(r'\n[ \t]*\n', text) if paragraph.strip() and not re.match(r'\s*#', paragraph)]
+    text = next((text for text in (head, *(tags.get(tag, '') for tag in ('description', 'desc', 'summary')))
+        if text.strip()), '')
+    paragraphs = [paragraph for paragraph in re.split(r'\n[ \t]*\n', text) if paragraph.strip()
+        and not re.match(r'\s*#', paragraph)]
     if not paragraphs: return ''
-    return _sentences(html.unescape(_HTML.sub('', _LINK.sub(lambda link: next(filter(None, link.groups()), ''), re.split(r'\s@\w+', paragraphs[0])[0]))))
+    return _sentences(html.unescape(_HTML.sub('',
+        _LINK.sub(lambda link: next(filter(None, link.groups()), ''),
+        re.split(r'\s@\w+', paragraphs[0])[0]))))
 
 # %% ../nbs/09a_languages.ipynb #b1423a91
 def _worth_finding(code, body, comments):
     "Whether code is neither too long nor too short: `body` has two lines that are no comments."
-    return len(code) <= MAX_CHARS and sum(bool(line.strip()) and not line.lstrip().startswith(comments) for line in body.split('\n')) >= 2
+    return len(code) <= MAX_CHARS and sum(bool(line.strip()) and not line.lstrip().startswith(comments)
+        for line in body.split('\n')) >= 2
 
 def jsdoc_rows(
     text: str, # of a JavaScript file
     module: str, # its path, such as 'lib/utils.js'
 ) -> list[Row]: # in the order of the file
-    "JSDoc description → function. Raises ValueError with the line when the text cannot be read as JavaScript."
+    """JSDoc description → function. Raises ValueError with the line when the text cannot be read as
+    JavaScript."""
     text = text.replace('\r\n', '\n')
     if '/**' not in text: return []
     script, rows = _Script(text), {}
     for comment, i in script.docs:
-        rows.pop(i, None)                                                   # of two comments above one function the last one counts
+        # of two comments above one function the last one counts
+        rows.pop(i, None)
         query, found = _description(comment), script.declaration(i)
         if not query or not found: continue
         name, brace, last = found
         start, end = script.tokens[i][1], script.tokens[last][2]
         margin = re.search(r'[ \t]*\Z', text[:start][-200:])[0]
         code = '\n'.join(line.removeprefix(margin) for line in text[start:end].split('\n'))
-        if _worth_finding(code, text[script.tokens[brace][2]:script.tokens[script.partner[brace]][1]], ('//', '/*', '*')): rows[i] = Row(query, code, module, name or PurePosixPath(module).stem)
+        if _worth_finding(code, text[script.tokens[brace][2]:script.tokens[script.partner[brace]][1]],
+                ('//', '/*', '*')):
+            rows[i] = Row(query, code, module, name or PurePosixPath(module).stem)
     return list(rows.values())
 
 # %% ../nbs/09a_languages.ipynb #c2ce58e9
 REGISTRY = 'https://registry.npmjs.org'
 _LARGEST = 20_000_000   # bytes of an archive; of a file within it, a twentieth
-_COPIED = re.compile(r'(^|/)(node_modules|vendor(ed)?|third[_-]party|dist|build|tests?|testing|__tests__|spec|demos?|examples?|bench(marks?)?|fixtures?)/|[._-](min|test|tests|spec|bundle)\.[cm]?js$')
+_COPIED = re.compile(
+    r'(^|/)(node_modules|vendor(ed)?|third[_-]party|dist|build|tests?|testing|__tests__|spec|demos?|examples?|bench(marks?)?|fixtures?)/|[._-](min|test|tests|spec|bundle)\.[cm]?js$')
 
 def _digest(data): return 'sha512-' + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
@@ -178,20 +210,26 @@ def _write(file, write):
     "Call `write` with a name aside, and rename. Raises ValueError where nothing can be written."
     try:
         with written_aside(file) as aside: write(aside)
-    except OSError as e: raise ValueError(f'{file.parent} cannot be written ({e.strerror}); set GTE_NB_CACHE to another folder') from None
+    except OSError as e:
+        raise ValueError(
+            f'{file.parent} cannot be written ({e.strerror}); set GTE_NB_CACHE to another folder') from None
 
 def _download(url, seconds):
-    "The bytes at an address. Raises OSError when they are not all there in time, ValueError when there is nothing or too much."
+    """The bytes at an address. Raises OSError when they are not all there in time, ValueError when there
+    is nothing or too much."""
     data, deadline = bytearray(), monotonic() + seconds
     try:
         with urllib.request.urlopen(url, timeout=seconds) as answer:
             while chunk := answer.read1(2**16):
                 data += chunk
-                if len(data) > _LARGEST: raise ValueError(f'{url} is larger than {_LARGEST:,} bytes; leave that package out')
+                if len(data) > _LARGEST:
+                    raise ValueError(f'{url} is larger than {_LARGEST:,} bytes; leave that package out')
                 if monotonic() > deadline: raise TimeoutError(f'no whole answer in {seconds} seconds')
-            if len(data) != int(answer.headers.get('Content-Length', len(data))): raise OSError('the answer breaks off')
+            if len(data) != int(answer.headers.get('Content-Length', len(data))):
+                raise OSError('the answer breaks off')
     except urllib.error.HTTPError as e:
-        if e.code == 404: raise ValueError(f'{url} does not exist; correct package and version in the list') from None
+        if e.code == 404:
+            raise ValueError(f'{url} does not exist; correct package and version in the list') from None
         raise
     except http.client.HTTPException as e: raise OSError(f'{type(e).__name__}: {e}') from None
     return bytes(data)
@@ -203,13 +241,15 @@ def npm_tarball(
     registry: str = REGISTRY, # address
     seconds: float = 20, # that the registry has; 0: it is not asked
 ) -> bytes: # a .tgz file
-    "A package of npm, from the cache or from the registry. Raises ValueError when it is not what `integrity` says, and OSError when the registry does not answer."
+    """A package of npm, from the cache or from the registry. Raises ValueError when it is not what
+    `integrity` says, and OSError when the registry does not answer."""
     file = cache_folder()/'npm'/f"{package.replace('/', '+')}-{version}.tgz"
     if file.exists() and _digest(data := file.read_bytes()) == integrity: return data
     url = f"{registry}/{package}/-/{package.split('/')[-1]}-{version}.tgz"
     if not seconds: raise OSError(f'{package} {version} is not in the cache')
     if (found := _digest(data := _download(url, seconds))) != integrity:
-        raise ValueError(f'{package} {version} is not what the list names: {url} has {found}, the list {integrity}; correct the list, or ask who changed the package')
+        raise ValueError(f'{package} {version} is not what the list names: {url} has {found}, the list '
+                         f'{integrity}; correct the list, or ask who changed the package')
     _write(file, lambda aside: aside.write_bytes(data))
     return data
 
@@ -217,7 +257,8 @@ def npm_files(
     tarball: bytes, # a .tgz file
     files: str = r'.*\.[cm]?js', # regular expression for the whole path inside the package
 ) -> dict[str, str]: # path → text, sorted by path
-    "The JavaScript files of a package, without tests, bundles and copies of other packages. Raises ValueError when the archive is damaged."
+    """The JavaScript files of a package, without tests, bundles and copies of other packages. Raises
+    ValueError when the archive is damaged."""
     found, size = {}, 0
     try:
         with tarfile.open(fileobj=io.BytesIO(tarball)) as archive:
@@ -225,13 +266,17 @@ def npm_files(
                 size += member.size
                 if size > 10*_LARGEST: raise ValueError(f'it unpacks to more than {10*_LARGEST:,} bytes')
                 path = member.name.partition('/')[2]
-                if member.isfile() and member.size <= _LARGEST/20 and path.endswith(('.js', '.cjs', '.mjs')) and re.fullmatch(files, path) and not _COPIED.search(path):
+                if member.isfile() and member.size <= _LARGEST/20 and path.endswith(('.js', '.cjs',
+                        '.mjs')) and re.fullmatch(files, path) and not _COPIED.search(path):
                     found[path] = archive.extractfile(member).read().decode('utf-8', 'replace')
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as e: raise ValueError(f'an archive of {len(tarball):,} bytes cannot be read ({e}); delete {cache_folder()/"npm"} and try again') from None
+    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as e:
+        raise ValueError(f'an archive of {len(tarball):,} bytes cannot be read ({e}); delete '
+                         f'{cache_folder()/"npm"} and try again') from None
     return dict(sorted(found.items()))
 
 # %% ../nbs/09a_languages.ipynb #d6124a84
-LANGUAGES = 1   # raise it when the rules of this chapter change: pairs that older rules made are then made again
+# raise it when the rules of this chapter change: pairs that older rules made are then made again
+LANGUAGES = 1
 _COLUMNS = ['query', 'document', 'module', 'name', 'package', 'split']
 
 def _clean(rows):
@@ -243,30 +288,48 @@ def _clean(rows):
 def _npm_list(file):
     "The rows of a list of packages. Raises ValueError naming the file, the row and the value."
     try: rows = list(csv.DictReader(Path(file).read_text(encoding='utf-8').splitlines()))
-    except (OSError, UnicodeDecodeError) as e: raise ValueError(f'package list {file} cannot be read ({e}); give a CSV file with the columns package,version,licence,files,integrity') from None
-    rules = dict(package=r'(@[\w.-]+/)?[\w.-]+', version=r'[\w.+-]+', files='.+', integrity=r'sha512-[A-Za-z0-9+/]{86}==')
-    if not rows or not rules.keys() <= rows[0].keys(): raise ValueError(f'package list {file} needs the columns package,version,licence,files,integrity and at least one row')
+    except (OSError, UnicodeDecodeError) as e:
+        raise ValueError(f'package list {file} cannot be read ({e}); give a CSV file with the columns '
+                         'package,version,licence,files,integrity') from None
+    rules = dict(package=r'(@[\w.-]+/)?[\w.-]+', version=r'[\w.+-]+', files='.+',
+        integrity=r'sha512-[A-Za-z0-9+/]{86}==')
+    if not rows or not rules.keys() <= rows[0].keys():
+        raise ValueError(f'package list {file} needs the columns package,version,licence,files,integrity '
+                         'and at least one row')
     for i, row in enumerate(rows):
         for column, rule in rules.items():
-            if not re.fullmatch(rule, row[column] or ''): raise ValueError(f'{file}, row {i+1}: the {column} {row[column]!r} is none; it looks like {rule}')
+            if not re.fullmatch(rule, row[column] or ''):
+                raise ValueError(f'{file}, row {i+1}: the {column} {row[column]!r} is none; it looks like '
+                                 f'{rule}')
         try: re.compile(row['files'])
-        except re.error as e: raise ValueError(f"{file}, row {i+1}: the files {row['files']!r} are no regular expression ({e})") from None
+        except re.error as e:
+            raise ValueError(
+                f"{file}, row {i+1}: the files {row['files']!r} are no regular expression ({e})") from None
     return rows
 
 def javascript_pairs(
-    packages: str|Path|None = None, # a CSV file with columns package, version, files, integrity; None: the project's list
+    # a CSV file with columns package, version, files, integrity; None: the project's list
+    packages: str|Path|None = None,
     registry: str = REGISTRY, # where packages come from that are not in the cache
     seconds: float = 20, # that the registry has for each
-) -> pd.DataFrame: # query, document, module, name, package, split ('test'), flags; empty when no package can be had
-    "JSDoc description → JavaScript function, from npm packages. Raises ValueError for a bad list, and for a package that is not what the list says."
+) -> pd.DataFrame: # query, document, module, name, package, split ('test'), flags; empty when no package can
+    # be had
+    """JSDoc description → JavaScript function, from npm packages. Raises ValueError for a bad list, and
+    for a package that is not what the list says."""
     wanted, tarballs, silent = _npm_list(packages or data_folder()/'npm-packages.csv'), {}, None
     with progress_bar(len(wanted), 'fetching', 'package') as bar:
         for i, row in enumerate(wanted):
-            try: tarballs[i] = npm_tarball(row['package'], row['version'], row['integrity'], registry, 0 if silent else seconds)
+            try:
+                tarballs[i] = npm_tarball(row['package'], row['version'], row['integrity'], registry,
+                    0 if silent else seconds)
             except OSError as e: silent = silent or getattr(e, 'reason', None) or e
             bar.update()
-    if silent: print(f"{registry} does not answer ({silent}); left out, so these are other pairs than the recorded ones: {', '.join(row['package'] for i, row in enumerate(wanted) if i not in tarballs)}")
-    key = hashlib.sha256(json.dumps([LANGUAGES, [(row['package'], row['files'], row['integrity']) for i, row in enumerate(wanted) if i in tarballs]]).encode()).hexdigest()[:16]
+    if silent:
+        print(f"{registry} does not answer ({silent}); left out, so these are other pairs than the recorded "
+              f"ones: {', '.join(row['package'] for i, row in enumerate(wanted) if i not in tarballs)}")
+    key = hashlib.sha256(json.dumps([LANGUAGES,
+        [(row['package'], row['files'], row['integrity']) for i, row in enumerate(wanted)
+        if i in tarballs]]).encode()).hexdigest()[:16]
     file = cache_folder()/'npm'/f'pairs-{key}.parquet'
     if file.exists(): return pd.read_parquet(file)
     rows, refused, count = [], [], 0
@@ -275,7 +338,8 @@ def javascript_pairs(
             for module, text in npm_files(tarball, wanted[i]['files']).items():
                 count += 1
                 try: rows += [(row, wanted[i]['package']) for row in jsdoc_rows(text, module)]
-                except (ValueError, RecursionError) as e: refused.append(f"{wanted[i]['package']} {module}: {e}")
+                except (ValueError, RecursionError) as e:
+                    refused.append(f"{wanted[i]['package']} {module}: {e}")
             bar.update()
     report_unread(refused, count)
     pairs = _clean(rows)
@@ -293,7 +357,8 @@ def _unwrap(text, at=0, brackets=0):
         if brackets and (match := end.match(text, at)): return ''.join(out), match.end()
         if match := _CODE.match(text, at):
             inner, at = _unwrap(text, match.end(), 1 + len(match[2] or ''))
-            if match[1] == 'E': inner = _CHARACTERS.get(inner) or html.unescape(f"&{'#' * inner.isdigit()}{inner};")
+            if match[1] == 'E':
+                inner = _CHARACTERS.get(inner) or html.unescape(f"&{'#' * inner.isdigit()}{inner};")
             elif match[1] == 'L': inner = inner.split('|')[0].strip('/"')
             out.append('' if match[1] in 'XZ' else inner)
         else: out.append(text[at]); at += 1
@@ -323,29 +388,36 @@ def _perl_lines(text):
             if ended or '<<' not in line: continue
             for indented, *marks in _HEREDOC.findall(line.split(' #')[0]):
                 mark = next(filter(None, marks))
-                if (last_stripped if indented else last).get(mark, 0) > i: waiting.append((indented, mark))   # without such a line it was a shift, 1 <<SIZE
+                if (last_stripped if indented else last).get(mark, 0) > i:
+                    waiting.append((indented, mark))   # without such a line it was a shift, 1 <<SIZE
     return found
 
 def _subs(lines):
     "name → code of each sub that ends without doubt."
     lines = [(kind, line) for kind, line in lines if kind in ('code', 'text')]
-    heads = [(i, match) for i, (kind, line) in enumerate(lines) if kind == 'code' and (match := _SUB.match(line))]
+    heads = [(i, match) for i, (kind, line) in enumerate(lines) if kind == 'code'
+        and (match := _SUB.match(line))]
     count, found = Counter(match[2] for _, match in heads), {}
     for i, match in heads:
         margin = match[1]
         for j, (kind, line) in enumerate(lines[i+1:], i + 1):
-            if kind == 'text' or not line.strip() or line.startswith((margin + ' ', margin + '\t', margin + '{', '#')): continue
-            if line.rstrip() == margin + '}' and count[match[2]] == 1: found[match[2]] = '\n'.join(line.removeprefix(margin) for _, line in lines[i:j+1])
+            if kind == 'text' or not line.strip() or line.startswith((margin + ' ', margin + '\t',
+                    margin + '{', '#')):
+                continue
+            if line.rstrip() == margin + '}' and count[match[2]] == 1:
+                found[match[2]] = '\n'.join(line.removeprefix(margin) for _, line in lines[i:j+1])
             break
     return found
 
 # %% ../nbs/09a_languages.ipynb #0b33769f
-_CALL = re.compile(r'(?:[^=()]*[^=!<>(]=\s*|\(.*?\)\s*=\s*)?(?:[$\w:]+->|(?:\w+::)+)?(\w+)\s*(?:$|[(;\[{$@%\\&,]|=>|-\s|[A-Z]+\b)')
+_CALL = re.compile(
+    r'(?:[^=()]*[^=!<>(]=\s*|\(.*?\)\s*=\s*)?(?:[$\w:]+->|(?:\w+::)+)?(\w+)\s*(?:$|[(;\[{$@%\\&,]|=>|-\s|[A-Z]+\b)')
 
 def _entries(lines):
     "(heading, text) of the entries of a file's POD."
     heading, texts, hidden = None, [], None
-    for paragraph in re.split(r'\n[ \t]*\n', '\n'.join(line + '\n' * line.startswith('=cut') for kind, line in lines if kind == 'pod')):
+    for paragraph in re.split(r'\n[ \t]*\n', '\n'.join(line + '\n' * line.startswith('=cut')
+            for kind, line in lines if kind == 'pod')):
         paragraph = paragraph.strip('\n')
         command = re.match(r'=(\w+)\s*(.*)', paragraph, re.S)
         word, rest = (command[1], command[2]) if command else ('', '')
@@ -367,13 +439,17 @@ def pod_rows(
     "POD entry → sub. What is doubtful is left out."
     lines = _perl_lines(text.replace('\r\n', '\n'))
     subs = _subs(lines if code is None else _perl_lines(code.replace('\r\n', '\n')))
-    found = [(query, match[1]) for heading, query in _entries(lines) if (match := _CALL.match(heading)) and match[1] in subs]
-    return [Row(query, subs[name], module, name) for query, name in found if _worth_finding(subs[name], '\n'.join(subs[name].split('\n')[1:-1]), '#')]
+    found = [(query, match[1]) for heading, query in _entries(lines) if (match := _CALL.match(heading))
+        and match[1] in subs]
+    return [Row(query, subs[name], module, name) for query, name in found
+        if _worth_finding(subs[name], '\n'.join(subs[name].split('\n')[1:-1]), '#')]
 
 # %% ../nbs/09a_languages.ipynb #151193f1
 def _core_modules():
     "The folder of Perl's own modules; None without Perl."
-    try: return Path(subprocess.run(['perl', '-MConfig', '-e', 'print $Config{privlib}'], capture_output=True, text=True, timeout=20, check=True).stdout)
+    try:
+        return Path(subprocess.run(['perl', '-MConfig', '-e', 'print $Config{privlib}'], capture_output=True,
+            text=True, timeout=20, check=True).stdout)
     except (OSError, subprocess.SubprocessError): return None
 
 def _read_perl(file):
@@ -381,21 +457,30 @@ def _read_perl(file):
     except UnicodeDecodeError: return file.read_text(encoding='latin-1')
 
 def pod_pairs(
-    folder: str|Path|None = None, # with .pm and .pod files; None: the modules that come with this machine's Perl
-) -> pd.DataFrame: # query, document, module, name, package ('perl'), split ('test'), flags; empty, with a sentence, where there is no Perl or no POD
+    # with .pm and .pod files; None: the modules that come with this machine's Perl
+    folder: str|Path|None = None,
+) -> pd.DataFrame: # query, document, module, name, package ('perl'), split ('test'), flags; empty, with a
+    # sentence, where there is no Perl or no POD
     "POD entry → Perl sub. Raises ValueError when `folder` is none."
-    if folder and not Path(folder).is_dir(): raise ValueError(f'{folder} is no folder; pod_pairs reads the .pm files of one')
+    if folder and not Path(folder).is_dir():
+        raise ValueError(f'{folder} is no folder; pod_pairs reads the .pm files of one')
     folder, rows, refused = folder or _core_modules(), [], []
-    files = sorted(file for file in Path(folder).rglob('*.p[mo]*') if file.suffix in ('.pm', '.pod') and file.is_file()) if folder else []
+    files = sorted(file for file in Path(folder).rglob('*.p[mo]*') if file.suffix in ('.pm', '.pod')
+        and file.is_file()) if folder else []
     with progress_bar(len(files), 'reading', 'file') as bar:
         for file in files:
             bar.update()
             code = file.with_suffix('.pm') if file.suffix == '.pod' else None
             if code and not code.exists(): continue
-            try: rows += [(row, 'perl') for row in pod_rows(_read_perl(file), '::'.join(file.relative_to(folder).with_suffix('').parts), code and _read_perl(code))]
+            try:
+                rows += [(row, 'perl') for row in pod_rows(_read_perl(file),
+                    '::'.join(file.relative_to(folder).with_suffix('').parts), code and _read_perl(code))]
             except (OSError, RecursionError) as e: refused.append(f'{file}: {type(e).__name__}: {e}')
     report_unread(refused, len(files))
-    if not rows: print(f"No Perl subs with POD {f'in {folder}' if folder else 'on this machine, for there is no perl'}; on Debian or Ubuntu the package perl has some")
+    if not rows:
+        print("No Perl subs with POD "
+              f"{f'in {folder}' if folder else 'on this machine, for there is no perl'}; on Debian or "
+              "Ubuntu the package perl has some")
     return _clean(rows)
 
 # %% ../nbs/09a_languages.ipynb #13d3d10c
@@ -403,9 +488,12 @@ def unlike_training(
     pairs: pd.DataFrame, # with a column query
     corpus: Corpus, # mined from Python packages
 ) -> pd.DataFrame: # the rows that stay
-    "Leave out pairs whose query is a copy, or nearly one, of a docstring or comment that the corpus trains on."
-    sources = [source for source in ('docstring_code', 'comment_code', 'summary_rest') if source in corpus.manifest['fingerprints']]
-    trained = CopyIndex(list(dict.fromkeys(query for source in sources for query in corpus.pairs(source, 'train')['query'])))
+    """Leave out pairs whose query is a copy, or nearly one, of a docstring or comment that the corpus
+    trains on."""
+    sources = [source for source in ('docstring_code', 'comment_code', 'summary_rest')
+        if source in corpus.manifest['fingerprints']]
+    trained = CopyIndex(list(dict.fromkeys(query for source in sources
+        for query in corpus.pairs(source, 'train')['query'])))
     return pairs[trained.find(pairs['query'].tolist()) < 0].reset_index(drop=True)
 
 # %% ../nbs/09a_languages.ipynb #58252647

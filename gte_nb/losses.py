@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from .documented import documented
 
 # %% ../nbs/04_losses.ipynb #aa950aa3
-RUNGS = {   # name: what a query is compared with, what a document is compared with, whether both sums form one partition
+# name: what a query is compared with, what a document is compared with, whether both sums form one partition
+RUNGS = {
     'vanilla':   ('dh',  '',    False),
     'transpose': ('',    'q',   False),
     'symmetric': ('dh',  'q',   False),
@@ -26,57 +27,81 @@ RUNGS = {   # name: what a query is compared with, what a document is compared w
 class NotFinite(ValueError): "A vector holds a number that is NaN, infinite or too large."
 
 def _checked(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size):
-    """The arguments of a loss, checked, as three dicts by kind of text: vectors of length 1/√τ, q (n, d), d (n, d) and h (m, d), the m hard negatives
-    that are present; the row of the batch that each text belongs to; the two ids that each answers to, or None for all"""
+    """The arguments of a loss, checked, as three dicts by kind of text: vectors of length 1/√τ, q (n, d),
+    d (n, d) and h (m, d), the m hard negatives that are present; the row of the batch that each text
+    belongs to; the two ids that each answers to, or None for all"""
     if queries.ndim != 2 or queries.shape != documents.shape:
-        raise ValueError(f'queries are {tuple(queries.shape)} and documents {tuple(documents.shape)}; both must be (n, d), one document per query')
+        raise ValueError(f'queries are {tuple(queries.shape)} and documents {tuple(documents.shape)}; both '
+                         'must be (n, d), one document per query')
     n, d = queries.shape
     if not n: raise ValueError('the batch is empty (n = 0); a loss needs at least one pair')
     for name, vectors in dict(queries=queries, documents=documents, hard_negatives=hard_negatives).items():
         if vectors is None: continue
-        if not vectors.is_floating_point(): raise ValueError(f'{name} are {vectors.dtype}; vectors must be floating point')
+        if not vectors.is_floating_point():
+            raise ValueError(f'{name} are {vectors.dtype}; vectors must be floating point')
         if (vectors.dtype, vectors.device) != (queries.dtype, queries.device):
-            raise ValueError(f'queries are {queries.dtype} on {queries.device} and {name} {vectors.dtype} on {vectors.device}; bring them to one dtype and device')
+            raise ValueError(f'queries are {queries.dtype} on {queries.device} and {name} {vectors.dtype} '
+                             f'on {vectors.device}; bring them to one dtype and device')
     if torch.is_tensor(temperature):
-        if temperature.numel() != 1: raise ValueError(f'temperature is a tensor of shape {tuple(temperature.shape)}; it must hold one number')
+        if temperature.numel() != 1:
+            raise ValueError(f'temperature is a tensor of shape {tuple(temperature.shape)}; it must hold '
+                             'one number')
         temperature = temperature.reshape(())
     number = temperature.item() if torch.is_tensor(temperature) else temperature
-    if not 1e-9 <= number <= 1e9: raise ValueError(f'temperature is {number}; choose a number above 0 (GTE uses 0.01; the limits are 1e-9 and 1e9)')
-    if tile_size is not None and (not isinstance(tile_size, int) or isinstance(tile_size, bool) or tile_size < 1):
-        raise ValueError(f'tile_size is {tile_size!r}; give a whole number of at least 1 (512 suits a CPU), or None for whole matrices')
+    if not 1e-9 <= number <= 1e9:
+        raise ValueError(f'temperature is {number}; choose a number above 0 (GTE uses 0.01; the limits are '
+                         '1e-9 and 1e9)')
+    if tile_size is not None and (not isinstance(tile_size, int) or isinstance(tile_size, bool)
+            or tile_size < 1):
+        raise ValueError(f'tile_size is {tile_size!r}; give a whole number of at least 1 (512 suits a CPU), '
+                         'or None for whole matrices')
     if hard_negatives is None:
-        if hard_negative_mask is not None: raise ValueError('hard_negative_mask came without hard_negatives; give both or neither')
+        if hard_negative_mask is not None:
+            raise ValueError('hard_negative_mask came without hard_negatives; give both or neither')
         hard_negatives = documents.new_empty(n, 0, d)
     if hard_negatives.ndim != 3 or (hard_negatives.shape[0], hard_negatives.shape[2]) != (n, d):
-        raise ValueError(f'hard_negatives are {tuple(hard_negatives.shape)}; they must be (n, k, d) with n = {n} and d = {d}')
+        raise ValueError(f'hard_negatives are {tuple(hard_negatives.shape)}; they must be (n, k, d) with n '
+                         f'= {n} and d = {d}')
     places = hard_negatives.shape[:2]
-    if hard_negative_mask is None: hard_negative_mask = torch.ones(places, dtype=torch.bool, device=queries.device)
+    if hard_negative_mask is None:
+        hard_negative_mask = torch.ones(places, dtype=torch.bool, device=queries.device)
     if hard_negative_mask.shape != places or hard_negative_mask.dtype != torch.bool:
-        raise ValueError(f'hard_negative_mask is {tuple(hard_negative_mask.shape)} of {hard_negative_mask.dtype}; it must be {tuple(places)} of torch.bool')
+        raise ValueError(f'hard_negative_mask is {tuple(hard_negative_mask.shape)} of '
+                         f'{hard_negative_mask.dtype}; it must be {tuple(places)} of torch.bool')
     if ids is not None and (ids.shape != (n, 2 + places[1]) or ids.dtype not in (torch.int32, torch.int64)):
-        raise ValueError(f'ids are {tuple(ids.shape)} of {ids.dtype}; they must be {(n, 2 + places[1])} of torch.int64: query, document, hard negatives of each row')
+        raise ValueError(f'ids are {tuple(ids.shape)} of {ids.dtype}; they must be {(n, 2 + places[1])} of '
+                         'torch.int64: query, document, hard negatives of each row')
 
-    present = hard_negative_mask.to(queries.device).nonzero(as_tuple=True)              # row and place of each hard negative
+    # row and place of each hard negative
+    present = hard_negative_mask.to(queries.device).nonzero(as_tuple=True)
     vectors = dict(q=queries, d=documents, h=hard_negatives[present])
-    if queries.dtype in (torch.float16, torch.bfloat16): vectors = {kind: v.float() for kind, v in vectors.items()}
+    if queries.dtype in (torch.float16, torch.bfloat16):
+        vectors = {kind: v.float() for kind, v in vectors.items()}
     lengths = {kind: v.norm(dim=1, keepdim=True) for kind, v in vectors.items()}
     length = torch.cat([*lengths.values()]).detach()
     broken = ~((length > 0) & length.isfinite())
-    if broken.any():                                                      # asked once for all vectors, because an answer waits for the device
+    # asked once for all vectors, because an answer waits for the device
+    if broken.any():
         at = int(broken.nonzero()[0, 0])
-        where = f'queries[{at}]' if at < n else f'documents[{at - n}]' if at < 2*n else 'hard_negatives[{}, {}]'.format(*(int(p[at - 2*n]) for p in present))
-        if length[at] == 0: raise ValueError(f'{where} is a zero vector, which has no cosine; leave this row out or look at its text')
-        raise NotFinite(f'{where} is not finite (NaN, infinite or too large); look at its text, or lower the learning rate if training has diverged')
+        where = (f'queries[{at}]' if at < n else f'documents[{at - n}]' if at < 2*n
+            else 'hard_negatives[{}, {}]'.format(*(int(p[at - 2*n]) for p in present)))
+        if length[at] == 0:
+            raise ValueError(f'{where} is a zero vector, which has no cosine; leave this row out or look at '
+                             'its text')
+        raise NotFinite(f'{where} is not finite (NaN, infinite or too large); look at its text, or lower '
+                        'the learning rate if training has diverged')
     units = {kind: v / (lengths[kind] * temperature**0.5) for kind, v in vectors.items()}
     if ids is not None:
         ids = ids.to(queries.device)
         negative = ids[:, 2:][present]
-        ids = dict(q=ids[:, :2].contiguous(), d=ids[:, :2].contiguous(), h=torch.stack([negative, negative], 1))
+        ids = dict(q=ids[:, :2].contiguous(), d=ids[:, :2].contiguous(),
+            h=torch.stack([negative, negative], 1))
     return units, dict(q=torch.arange(n), d=torch.arange(n), h=present[0].cpu()), ids
 
 # %% ../nbs/04_losses.ipynb #6fa79b16
 class _Hidden:
-    "Which texts do not compete: called with an asking kind and a slice of its texts, a candidate kind and a slice"
+    """Which texts do not compete: called with an asking kind and a slice of its texts, a candidate kind
+    and a slice"""
     def __init__(self, rows, ids, positive_once, device):
         self.rows, self.ids, self.device = rows, ids, device
         self.skips_own_row = {'qq', 'dd', 'dh', 'dq'} if positive_once else {'qq', 'dd', 'dh'}
@@ -85,7 +110,8 @@ class _Hidden:
         "Bool (asking, candidates), True where a candidate does not count; None when all count"
         a, b = self.rows[asking_kind][asking], self.rows[kind][candidates]
         if not len(b): return None
-        near = a[0] <= b[-1] and b[0] <= a[-1]                            # rows ascend, so most tiles know at once that they share none
+        # rows ascend, so most tiles know at once that they share none
+        near = a[0] <= b[-1] and b[0] <= a[-1]
         own = (a[:, None] == b).to(self.device) if near else None
         hidden = own if asking_kind + kind in self.skips_own_row else None
         if self.ids is None: return hidden
@@ -108,22 +134,26 @@ def _logsumexps(units, sees, hidden):
 
 # %% ../nbs/04_losses.ipynb #e5288a3c
 def _tiles(units, sees, hidden, tile_size):
-    """Each tile of logits that somebody asks for, once: (kind and slice of its rows, of its columns, logits, scratch of the same shape, directions).
-    A direction is (asking kind, its slice, dim to sum over, what is hidden), rows before columns."""
+    """Each tile of logits that somebody asks for, once: (kind and slice of its rows, of its columns,
+    logits, scratch of the same shape, directions). A direction is (asking kind, its slice, dim to sum
+    over, what is hidden), rows before columns."""
     side = min(tile_size, max(map(len, units.values())))
     buffers = units['q'].new_empty(2, side * side)
-    def slices(kind): return [slice(i, min(i + tile_size, len(units[kind]))) for i in range(0, len(units[kind]), tile_size)]
+    def slices(kind):
+        return [slice(i, min(i + tile_size, len(units[kind]))) for i in range(0, len(units[kind]), tile_size)]
     for x, y in ('qq', 'qd', 'qh', 'dd', 'dh'):
         rows_ask, columns_ask = y in sees[x], x in sees.get(y, '')
         if not (rows_ask or columns_ask): continue
         for a, b in ((a, b) for a in slices(x) for b in slices(y)):
-            if x == y and b.start < a.start: continue                     # s(a, b) = s(b, a): the upper half is enough
+            if x == y and b.start < a.start:
+                continue                     # s(a, b) = s(b, a): the upper half is enough
             shape = a.stop - a.start, b.stop - b.start
             logits, scratch = (buffer[:shape[0] * shape[1]].view(shape) for buffer in buffers)
             torch.mm(units[x][a], units[y][b].T, out=logits)
             directions = [(x, a, 1, hidden(x, a, y, b))] if rows_ask else []
             if columns_ask and not (x == y and a == b):
-                mask = hidden(y, b, x, a)                                 # hides at least what the rows' mask hides
+                # hides at least what the rows' mask hides
+                mask = hidden(y, b, x, a)
                 directions.append((y, b, 0, None if mask is None else mask.T))
             yield (x, a), (y, b), logits, scratch, directions
 
@@ -131,7 +161,8 @@ class _TiledLogsumexps(torch.autograd.Function):
     "What `_logsumexps` returns, in memory for the vectors and two tiles"
     @staticmethod
     def forward(ctx, q, d, h, sees, hidden, tile_size):
-        largest, total = {x: q.new_full((len(q),), torch.finfo(q.dtype).min) for x in 'qd'}, {x: q.new_zeros(len(q)) for x in 'qd'}
+        largest, total = {x: q.new_full((len(q),), torch.finfo(q.dtype).min)
+            for x in 'qd'}, {x: q.new_zeros(len(q)) for x in 'qd'}
         for _, _, logits, scratch, directions in _tiles(dict(q=q, d=d, h=h), sees, hidden, tile_size):
             for x, at, dim, mask in directions:
                 if mask is not None: logits.masked_fill_(mask, -inf)
@@ -149,7 +180,8 @@ class _TiledLogsumexps(torch.autograd.Function):
     def backward(ctx, query_slopes, document_slopes):
         *vectors, of_queries, of_documents = ctx.saved_tensors
         units, slopes = dict(zip('qdh', vectors)), dict(q=query_slopes, d=document_slopes)
-        partitions = {x: z.masked_fill(z == -inf, inf) for x, z in (('q', of_queries), ('d', of_documents))}   # nothing counts: e^(logit - inf) = 0
+        # nothing counts: e^(logit - inf) = 0
+        partitions = {x: z.masked_fill(z == -inf, inf) for x, z in (('q', of_queries), ('d', of_documents))}
         gradients = {x: torch.zeros_like(u) for x, u in units.items()}
         with torch.autocast(vectors[0].device.type, enabled=False):
             for (x, a), (y, b), logits, scratch, directions in _tiles(units, *ctx.settings):
@@ -166,28 +198,42 @@ class _TiledLogsumexps(torch.autograd.Function):
 def contrastive_loss(
     queries: torch.Tensor, # (n, d) query vectors, not yet normalised
     documents: torch.Tensor, # (n, d) document vectors; row i belongs to query i
-    temperature: float|torch.Tensor = 0.01, # τ, by which cosines are divided; a tensor of one number may be learned
-    hard_negatives: torch.Tensor|None = None, # (n, k, d) further documents: for all queries, and where documents meet documents for the positives of other rows
+    # τ, by which cosines are divided; a tensor of one number may be learned
+    temperature: float|torch.Tensor = 0.01,
+    # (n, k, d) further documents: for all queries, and where documents meet documents for the positives of
+    # other rows
+    hard_negatives: torch.Tensor|None = None,
     hard_negative_mask: torch.Tensor|None = None, # (n, k) bool, True where a hard negative is present
-    ids: torch.Tensor|None = None, # (n, 2 + k) whole numbers naming the texts of each row: query, document, hard negatives; what shares a text is no negative
-    tile_size: int|None = None, # None: whole matrices; else the side of a tile, for the same result in memory that grows with n and not n²
+    # (n, 2 + k) whole numbers naming the texts of each row: query, document, hard negatives; what shares a
+    # text is no negative
+    ids: torch.Tensor|None = None,
+    # None: whole matrices; else the side of a tile, for the same result in memory that grows with n and not
+    # n²
+    tile_size: int|None = None,
     rung: str|tuple = 'improved', # a name of RUNGS, or a triple like its values
-    count_positive_twice: bool = True, # whether a joint partition holds the pair's own term once for the query and once for the document
+    # whether a joint partition holds the pair's own term once for the query and once for the document
+    count_positive_twice: bool = True,
 ) -> torch.Tensor: # scalar
-    """Any contrastive loss of the ladder from InfoNCE (arXiv 1807.03748) to GTE's improved loss (arXiv 2308.03281), on cosines.
+    """Any contrastive loss of the ladder from InfoNCE (arXiv 1807.03748) to GTE's improved loss (arXiv
+    2308.03281), on cosines.
 
-    Half precision is computed in single, under autocast as well. Raises `ValueError` for shapes, dtypes or devices that do not fit, an empty batch, a
-    `temperature` that is not positive, a `tile_size` below 1, and vectors that are zero or not finite. In tiles there is no second derivative (`RuntimeError`)."""
-    if isinstance(rung, str) and rung not in RUNGS: raise ValueError(f'rung is {rung!r}; choose one of {", ".join(RUNGS)}')
+    Half precision is computed in single, under autocast as well. Raises `ValueError` for shapes, dtypes or
+    devices that do not fit, an empty batch, a `temperature` that is not positive, a `tile_size` below 1,
+    and vectors that are zero or not finite. In tiles there is no second derivative (`RuntimeError`)."""
+    if isinstance(rung, str) and rung not in RUNGS:
+        raise ValueError(f'rung is {rung!r}; choose one of {", ".join(RUNGS)}')
     query_sees, document_sees, joint = RUNGS[rung] if isinstance(rung, str) else rung
     with torch.autocast(queries.device.type, enabled=False):
-        units, rows, ids = _checked(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size)
-        sees, hidden = dict(q=query_sees, d=document_sees), _Hidden(rows, ids, joint and not count_positive_twice, queries.device)
+        units, rows, ids = _checked(queries, documents, temperature, hard_negatives, hard_negative_mask, ids,
+            tile_size)
+        sees, hidden = dict(q=query_sees, d=document_sees), _Hidden(rows, ids,
+            joint and not count_positive_twice, queries.device)
         if tile_size is None: of_query, of_document = _logsumexps(units, sees, hidden)
         else: of_query, of_document = _TiledLogsumexps.apply(*units.values(), sees, hidden, tile_size)
         own = (units['q'] * units['d']).sum(1)
         if joint: return (torch.logaddexp(of_query, of_document) - own).mean()
-        sums = [partition for partition, seen in ((of_query, query_sees), (of_document, document_sees)) if seen]
+        sums = [partition for partition, seen in ((of_query, query_sees), (of_document, document_sees))
+            if seen]
         return (sum(sums) / len(sums) - own).mean()
 
 # %% ../nbs/04_losses.ipynb #4e6be300
@@ -200,8 +246,10 @@ def info_nce(
     ids: torch.Tensor|None = None, # (n, 2 + k) names of the texts; what shares a text is no negative
     tile_size: int|None = None, # None: whole matrices; else the side of a tile
 ) -> torch.Tensor: # scalar
-    "Vanilla InfoNCE, query to documents (van den Oord et al., arXiv 1807.03748, in the form that GTE starts from); `contrastive_loss` says more."
-    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size, 'vanilla')
+    """Vanilla InfoNCE, query to documents (van den Oord et al., arXiv 1807.03748, in the form that GTE
+    starts from); `contrastive_loss` says more."""
+    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids,
+        tile_size, 'vanilla')
 
 def symmetric_info_nce(
     queries: torch.Tensor, # (n, d) query vectors, not yet normalised
@@ -212,29 +260,38 @@ def symmetric_info_nce(
     ids: torch.Tensor|None = None, # (n, 2 + k) names of the texts; what shares a text is no negative
     tile_size: int|None = None, # None: whole matrices; else the side of a tile
 ) -> torch.Tensor: # scalar
-    "Mean of InfoNCE from query to documents and from document to queries (as in CLIP, arXiv 2103.00020); `contrastive_loss` says more."
-    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size, 'symmetric')
+    """Mean of InfoNCE from query to documents and from document to queries (as in CLIP, arXiv 2103.00020);
+    `contrastive_loss` says more."""
+    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids,
+        tile_size, 'symmetric')
 
 def improved_contrastive_loss(
     queries: torch.Tensor, # (n, d) query vectors, not yet normalised
     documents: torch.Tensor, # (n, d) document vectors; row i belongs to query i
     temperature: float|torch.Tensor = 0.01, # τ, by which cosines are divided
-    hard_negatives: torch.Tensor|None = None, # (n, k, d) further documents that every query, and the positive of every other row, is compared with
+    # (n, k, d) further documents that every query, and the positive of every other row, is compared with
+    hard_negatives: torch.Tensor|None = None,
     hard_negative_mask: torch.Tensor|None = None, # (n, k) bool, True where a hard negative is present
     ids: torch.Tensor|None = None, # (n, 2 + k) names of the texts; what shares a text is no negative
     tile_size: int|None = None, # None: whole matrices; else the side of a tile
-    count_positive_twice: bool = True, # the formula read literally; False: the pair's own term stands in the partition once
+    # the formula read literally; False: the pair's own term stands in the partition once
+    count_positive_twice: bool = True,
 ) -> torch.Tensor: # scalar
-    "Improved contrastive loss (GTE, arXiv 2308.03281): one partition over all pairs of queries and documents; `contrastive_loss` says more."
-    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size, 'improved', count_positive_twice)
+    """Improved contrastive loss (GTE, arXiv 2308.03281): one partition over all pairs of queries and
+    documents; `contrastive_loss` says more."""
+    return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids,
+        tile_size, 'improved', count_positive_twice)
 
 def _of_rung(rung):
     "The loss of a rung, with the arguments of `info_nce`"
-    def loss(queries, documents, temperature=0.01, hard_negatives=None, hard_negative_mask=None, ids=None, tile_size=None):
-        return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids, tile_size, rung)
+    def loss(queries, documents, temperature=0.01, hard_negatives=None, hard_negative_mask=None, ids=None,
+            tile_size=None):
+        return contrastive_loss(queries, documents, temperature, hard_negatives, hard_negative_mask, ids,
+            tile_size, rung)
     return loss
 
-LOSSES = {rung: _of_rung(rung) for rung in RUNGS} | {'vanilla': info_nce, 'symmetric': symmetric_info_nce, 'improved': improved_contrastive_loss,
+LOSSES = {rung: _of_rung(rung) for rung in RUNGS} | {'vanilla': info_nce, 'symmetric': symmetric_info_nce,
+    'improved': improved_contrastive_loss,
     '+dd without +qq': _of_rung(('dh', 'qdh', False))}   # off the ladder: the last comparison alone
 
 # %% ../nbs/04_losses.ipynb #25b53c66

@@ -32,12 +32,19 @@ from .training import train
 from .warmup import training_pairs
 
 # %% ../nbs/10a_miniature.ipynb #01d38694
-SOURCES = ('member_documentation', 'headword_definition', 'comment_code', 'test_body', 'parameter_description', 'summary_rest', 'verse_verse', 'exception_message',
-           'operation_documentation', 'term_definition', 'command_example', 'news_lead', 'newsgroup', 'question_answer', 'readme_section', 'topic_text')   # of stage 1, the largest first
-EXAMINED = tuple(source for source in SOURCES if source not in ('question_answer', 'topic_text'))   # with enough test rows
-UNSEEN = (*TRIPLES, 'section_text', 'title_abstract', 'bookmark_note')   # stage 1 trains on none of them, stage 2 on the first four
-_static = dict(name='miniature', start='scratch', hidden_size=256, max_length=64, query_tokens=32, temperature=0.05, weight_decay=0.)
-_layers = dict(name='miniature-bert', keep_layers=(0, 2, 5), max_length=64, query_tokens=32, document_tokens=48, temperature=0.05)
+SOURCES = ('member_documentation', 'headword_definition', 'comment_code', 'test_body',
+    'parameter_description', 'summary_rest', 'verse_verse', 'exception_message',
+           # of stage 1, the largest first
+           'operation_documentation', 'term_definition', 'command_example', 'news_lead', 'newsgroup',
+           'question_answer', 'readme_section', 'topic_text')
+# with enough test rows
+EXAMINED = tuple(source for source in SOURCES if source not in ('question_answer', 'topic_text'))
+# stage 1 trains on none of them, stage 2 on the first four
+UNSEEN = (*TRIPLES, 'section_text', 'title_abstract', 'bookmark_note')
+_static = dict(name='miniature', start='scratch', hidden_size=256, max_length=64, query_tokens=32,
+    temperature=0.05, weight_decay=0.)
+_layers = dict(name='miniature-bert', keep_layers=(0, 2, 5), max_length=64, query_tokens=32,
+    document_tokens=48, temperature=0.05)
 BASE = Recipe(stage=1, sources=SOURCES, batch_size=256, steps=400, learning_rate=0.03, **_static)
 SECOND = Recipe(stage=2, sources=TRIPLES, batch_size=64, steps=100, learning_rate=0.01, **_static)
 BERT = Recipe(stage=1, sources=SOURCES, batch_size=64, steps=100, learning_rate=1e-4, **_layers)
@@ -46,15 +53,19 @@ BERT_SECOND = Recipe(stage=2, sources=TRIPLES, batch_size=32, steps=50, learning
 # %% ../nbs/10a_miniature.ipynb #4f8be13a
 @cache
 def _vocabulary():
-    "The tokenizer of all-MiniLM-L6-v2, and (vocabulary, 1) the inverse document frequency of its tokens in 2,000 pairs of each source"
+    """The tokenizer of all-MiniLM-L6-v2, and (vocabulary, 1) the inverse document frequency of its tokens
+    in 2,000 pairs of each source"""
     tokenizer, corpus = Embedder.load().tokenizer, mine()
     counter = Embedder(StaticEncoder(tokenizer.get_vocab_size(), 1), tokenizer, BASE.max_length)
     def texts():
-        return [text for source in SOURCES if source in corpus.manifest['rows'] for pairs in [training_pairs(corpus, source)] for column in ('query', 'document')
+        return [text for source in SOURCES if source in corpus.manifest['rows']
+            for pairs in [training_pairs(corpus, source)] for column in ('query', 'document')
                 for text in pairs.sample(min(2_000, len(pairs)), random_state=0)[column]]
-    name = hashlib.sha256(json.dumps([SOURCES, BASE.max_length, corpus.fingerprint, tokenizer_hash(tokenizer)]).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([SOURCES, BASE.max_length, corpus.fingerprint,
+        tokenizer_hash(tokenizer)]).encode()).hexdigest()[:16]
     table = token_table(counter, texts, BASE.max_length, cache_folder()/'tokens'/f'miniature-{name}')
-    return tokenizer.to_str(), torch.from_numpy(inverse_document_frequency([table], tokenizer.get_vocab_size())).float()[:, None]
+    return tokenizer.to_str(), torch.from_numpy(inverse_document_frequency([table],
+        tokenizer.get_vocab_size())).float()[:, None]
 
 def start(
     recipe: Recipe, # static, or layers of all-MiniLM-L6-v2
@@ -68,7 +79,9 @@ def start(
         return embedder
     (tokenizer, idf), d = _vocabulary(), recipe.hidden_size
     embedder = Embedder(StaticEncoder(len(idf), d), Tokenizer.from_str(tokenizer), recipe.max_length)
-    with torch.no_grad(): embedder.encoder.embedding.weight.copy_(torch.randn(len(idf), d, generator=torch.Generator().manual_seed(seed)) * idf / d**0.5)
+    with torch.no_grad():
+        embedder.encoder.embedding.weight.copy_(torch.randn(len(idf), d,
+            generator=torch.Generator().manual_seed(seed)) * idf / d**0.5)
     return embedder
 
 # %% ../nbs/10a_miniature.ipynb #b322e78d
@@ -83,7 +96,8 @@ def exam_hash(
 ) -> str: # of their texts
     "Which exam it was: rows of the same hash can be compared."
     pairs = [held_out_pairs(mine(), source, rows, split) for source in sources]
-    return hashlib.sha256(json.dumps([table[side].tolist() for table in pairs for side in ('query', 'document')]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([table[side].tolist() for table in pairs
+        for side in ('query', 'document')]).encode()).hexdigest()[:16]
 
 def model_hash(
     embedder: Embedder, # any
@@ -98,7 +112,8 @@ def marks(
     split: str = 'test', # or 'validation'
     rows: int = 300, # queries of each source, at most
 ) -> list[np.ndarray]: # a reciprocal rank for each query, source by source
-    "Every query looks for its document among the documents of its source. Raises ValueError for a source without such rows."
+    """Every query looks for its document among the documents of its source. Raises ValueError for a source
+    without such rows."""
     return [gauge(embedder) for gauge in _exam(tuple(sources), split, rows).values()]
 
 def average(
@@ -113,14 +128,16 @@ def cluster_rows(
     sources: tuple[str, ...] = (*UNSEEN, *EXAMINED), # of it
     rows: int = 300, # queries of each, as the exams have them
 ) -> list[dict]: # corpus, task, kind, clusters: a number for each query, in the exam's order
-    "Packages where there are five or more and none has half of the queries, otherwise modules: headwords, terms, articles. `data/results/clusters.csv` holds them."
+    """Packages where there are five or more and none has half of the queries, otherwise modules:
+    headwords, terms, articles. `data/results/clusters.csv` holds them."""
     found = []
     for source in sources:
         pairs = held_out_pairs(corpus, source, rows, 'test')
         shares = pairs['package'].value_counts(normalize=True)
         kind = 'package' if len(shares) > 4 and shares.max() < 0.5 else 'module'
         numbers = pd.factorize(pairs[kind])[0]
-        found.append(dict(corpus=corpus.fingerprint, task=source, kind=kind, clusters=' '.join(map(str, numbers))))
+        found.append(dict(corpus=corpus.fingerprint, task=source, kind=kind,
+            clusters=' '.join(map(str, numbers))))
     return found
 
 # %% ../nbs/10a_miniature.ipynb #ccad2988
@@ -135,14 +152,16 @@ def fit(
     began = process_time()
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
         about = dict(asdict(recipe), seed=seed, corpus=mine().fingerprint)
-        log = train(embedder, batches(embedder, mine(), recipe, seed), place, seed=seed, about=about, quiet=True, checkpoint_seconds=1e9, **recipe.settings)
+        log = train(embedder, batches(embedder, mine(), recipe, seed), place, seed=seed, about=about,
+            quiet=True, checkpoint_seconds=1e9, **recipe.settings)
     return log, process_time() - began
 
 def shrunk(
     recipe: Recipe, # any
 ) -> Recipe: # four steps of 16 rows of small sources
     "A recipe for tests."
-    sources = tuple(s for s in recipe.sources if s in ('exception_message', 'news_lead', 'newsgroup', 'see_also', 'headword_example')) or recipe.sources[:1]
+    sources = tuple(s for s in recipe.sources if s in ('exception_message', 'news_lead', 'newsgroup',
+        'see_also', 'headword_example')) or recipe.sources[:1]
     return replace(recipe, sources=sources, steps=4, batch_size=16)
 
 # %% ../nbs/10a_miniature.ipynb #7a51e4c0
@@ -154,9 +173,11 @@ def best_rate(
     batches: Callable = pair_batches, # as `fit` takes it; what is kept is kept under its name
     sources: tuple[str, ...] = TRIPLES, # whose validation rows decide
 ) -> tuple[float, dict[str, float]]: # the rate; what each tried rate scored
-    "Climb a ladder of rates, a factor of √10 apart, until both neighbours of the best are worse on validation rows. Kept on disk."
+    """Climb a ladder of rates, a factor of √10 apart, until both neighbours of the best are worse on
+    validation rows. Kept on disk."""
     first, tried = begin(recipe, TUNING), {}
-    weights = hashlib.sha256(b''.join(p.detach().numpy().tobytes() for p in first.encoder.parameters())).hexdigest()
+    weights = hashlib.sha256(b''.join(p.detach().numpy().tobytes()
+        for p in first.encoder.parameters())).hexdigest()
     about = [asdict(recipe), weights, batches.__name__, sources, mine().fingerprint]
     def score(step):
         rate, embedder = recipe.learning_rate * 10**(step/2), begin(recipe, TUNING) if tried else first
@@ -168,7 +189,8 @@ def best_rate(
             tried[todo[0]] = score(todo[0])
             best = max(tried, key=tried.get)
         return {f'{recipe.learning_rate * 10**(step/2):.3g}': tried[step] for step in sorted(tried)}
-    found = kept(runs_folder()/'miniature'/f'rates-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json', climb)
+    found = kept(runs_folder(
+        )/'miniature'/f'rates-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json', climb)
     return float(max(found, key=found.get)), found
 
 # %% ../nbs/10a_miniature.ipynb #b2a3042c
@@ -216,15 +238,18 @@ def cell_of(
     log: pd.DataFrame, # of its training
     seconds: float, # of one core
     recipe: Recipe, # what it was trained with
-    exams: dict|None = None, # metric → sources, or embedder → a list of arrays as `marks` gives it; None: unseen → UNSEEN
+    # metric → sources, or embedder → a list of arrays as `marks` gives it; None: unseen → UNSEEN
+    exams: dict|None = None,
     tiny: bool = False, # few rows
     made: dict|None = None, # what else is to be said of how it was made
 ) -> list[dict]: # step, metric, value, pairs, items, made
     "Examine a model."
     exams, n = exams or dict(unseen=UNSEEN), 20 if tiny else 300
-    found = {metric: exam(embedder) if callable(exam) else marks(embedder, exam, rows=n) for metric, exam in exams.items()}
+    found = {metric: exam(embedder) if callable(exam) else marks(embedder, exam, rows=n)
+        for metric, exam in exams.items()}
     numbers = dict(loss=log['loss'].iloc[-20:].mean(), rate=recipe.learning_rate, core_seconds=seconds)
-    rows = [dict(metric=metric, value=round(average(scores), 6), items=scores) for metric, scores in found.items()]
+    rows = [dict(metric=metric, value=round(average(scores), 6), items=scores)
+        for metric, scores in found.items()]
     rows += [dict(metric=metric, value=float(f'{value:.5g}')) for metric, value in numbers.items()]
     hashes = {metric: exam_hash(tuple(exam), rows=n) for metric, exam in exams.items() if not callable(exam)}
     rows[0]['made'] = dict(recipe=asdict(recipe), **(made or {}), model=model_hash(embedder), exams=hashes)

@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from .cleaning import ALL, LEAKS, RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import CODE_SOURCES, files_hash, installed_version, python_files
 from .code_sources import file_rows as code_rows, readme_rows, see_also_rows
-from .corpus import LONE_SURROGATE, SPLITS, Corpus, cache_folder, complain, data_folder, evaluation_folder
+from .corpus import (LONE_SURROGATE, SPLITS, Corpus, cache_folder, complain, data_folder,
+                           evaluation_folder)
 from .corpus import fingerprint, from_files, progress_bar, report_unread
 from .documented import documented
 from .text_sources import COMPANIONS, TEXT_SOURCES, text_files
@@ -32,22 +33,33 @@ from .text_sources import file_rows as text_rows
 
 # %% ../nbs/01d_mining.ipynb #9a506f95
 def package_list(
-    packages: str|None = None, # a CSV file with columns package, version, split; or names separated by commas (all of them for training); 'installed'; None: the project's list
+    # a CSV file with columns package, version, split; or names separated by commas (all of them for
+    # training); 'installed'; None: the project's list
+    packages: str|None = None,
 ) -> list[dict]: # package, version, split
     "The packages to mine. Raises ValueError naming the file, the row and the value."
     if packages is None: packages = str(data_folder()/'corpus-packages.csv')
     if packages == 'installed':
-        named = {found.metadata.get('Name') for found in metadata.distributions()} - {None}     # None: what is left of a broken one
+        # None: what is left of a broken one
+        named = {found.metadata.get('Name') for found in metadata.distributions()} - {None}
         return [dict(package=name, version='', split='train') for name in ['python', *sorted(named)]]
-    if not packages.endswith('.csv'): return [dict(package=p.strip(), version='', split='train') for p in packages.split(',') if p.strip()]
+    if not packages.endswith('.csv'):
+        return [dict(package=p.strip(), version='', split='train') for p in packages.split(',') if p.strip()]
     try: text = Path(packages).read_text(encoding='utf-8')
-    except FileNotFoundError: raise ValueError(f'package list {packages} does not exist; give a CSV file with the columns package,version,split') from None
-    except UnicodeDecodeError as e: raise ValueError(f'package list {packages} is not UTF-8 (byte {e.object[e.start]:#04x} at position {e.start}); save it as UTF-8') from None
+    except FileNotFoundError:
+        raise ValueError(f'package list {packages} does not exist; give a CSV file with the columns '
+                         'package,version,split') from None
+    except UnicodeDecodeError as e:
+        raise ValueError(f'package list {packages} is not UTF-8 (byte {e.object[e.start]:#04x} at position '
+                         f'{e.start}); save it as UTF-8') from None
     rows = list(csv.DictReader(io.StringIO(text)))
     if not rows or set(rows[0]) != {'package', 'version', 'split'}:
-        raise ValueError(f'package list {packages} needs the header package,version,split and at least one row')
+        raise ValueError(f'package list {packages} needs the header package,version,split and at least one '
+                         'row')
     for i, row in enumerate(rows):
-        if row['split'] not in SPLITS: raise ValueError(f"{packages}, row {i+1} ({row['package']}): split {row['split']!r} is none of {', '.join(SPLITS)}")
+        if row['split'] not in SPLITS:
+            raise ValueError(f"{packages}, row {i+1} ({row['package']}): split {row['split']!r} is none of "
+                             f"{', '.join(SPLITS)}")
     return rows
 
 def split_within(
@@ -102,7 +114,8 @@ def _write_part(folder, source, number, rows):
 def _mine_chunk(folder, number, package, kind, jobs):
     "Write the rows of some files to parts; return a sentence for each file that cannot be read."
     rows, refused = defaultdict(list), []
-    gc.disable()                                                            # syntax trees are no cycles, and looking for some costs a third of the time
+    # syntax trees are no cycles, and looking for some costs a third of the time
+    gc.disable()
     for path, module in jobs:
         try:
             if path is None: found, functions = {'readme_section': readme_rows(package)}, []
@@ -126,7 +139,8 @@ def _processes(workers, **how):
     try:
         with ProcessPoolExecutor(workers, **how) as pool:
             try: yield pool
-            except BaseException: pool.shutdown(cancel_futures=True); raise    # after Ctrl-C nothing more begins
+            except BaseException:
+                pool.shutdown(cancel_futures=True); raise    # after Ctrl-C nothing more begins
     except (BrokenProcessPool, EOFError, ConnectionError):
         why = 'memory may have run out, and fewer workers need less'
         if get_start_method() != 'fork':
@@ -226,7 +240,8 @@ def _prepare(held_out, public):
     "In each process: the indices of the held-out and of the evaluation texts."
     global _held_out, _evaluation
     import pyarrow as pa
-    pa.set_memory_pool(pa.system_memory_pool())                             # gives memory back; the default one keeps a quarter more
+    # gives memory back; the default one keeps a quarter more
+    pa.set_memory_pool(pa.system_memory_pool())
     _held_out, _evaluation = held_out, public
 
 def _finish_source(folder, source, parts):
@@ -252,7 +267,8 @@ def _evaluation_key(folder):
     "A hash of the evaluation files, None without a folder."
     if not folder: return None
     digest, files = hashlib.sha256(), sorted(folder.glob('*.parquet'))
-    if not files: raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which holds no parquet file; correct or unset it')
+    if not files:
+        raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which holds no parquet file; correct or unset it')
     for file in files: digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -281,11 +297,14 @@ def _say_differences(wanted, missing, evaluation):
         print('GTE_NB_EVAL_DATA names no folder: training rows are not compared with public test sets')
 
 def mine(
-    packages: str|None = None, # a CSV file with columns package,version,split; names separated by commas; 'installed'; None: the project's list
+    # a CSV file with columns package,version,split; names separated by commas; 'installed'; None: the
+    # project's list
+    packages: str|None = None,
     folder: str|Path|None = None, # where the corpus goes; None: the cache
     workers: int = 2, # processes
 ) -> Corpus: # on disk; found again on the next call
-    "Mine all sources from installed packages and clean them. Raises ValueError for an unknown package or when nothing is found."
+    """Mine all sources from installed packages and clean them. Raises ValueError for an unknown package or
+    when nothing is found."""
     (wanted, missing), evaluation = _installed(packages), evaluation_folder()
     public = _evaluation_key(evaluation)
     sources = [(row['package'], row['split'], _kept_folders(row['package'])['code'].name) for row in wanted]
@@ -297,7 +316,8 @@ def mine(
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f'{folder} holds other things than a corpus; give another --out')
         _say_differences(wanted, missing, evaluation)
-        aside = folder.parent/f'.mining-{folder.name}'                     # of this corpus alone, so what a killed miner left is found and removed
+        # of this corpus alone, so what a killed miner left is found and removed
+        aside = folder.parent/f'.mining-{folder.name}'
         shutil.rmtree(aside, ignore_errors=True)
         try:
             aside.mkdir()
@@ -311,7 +331,8 @@ def mine(
 
 def _mine_into(folder, wanted, evaluation, workers):
     "Both passes; returns their part of the manifest."
-    public = evaluation_texts(evaluation) if evaluation else []             # read here, so that damaged test sets are named, and read once
+    # read here, so that damaged test sets are named, and read once
+    public = evaluation_texts(evaluation) if evaluation else []
     packages = [row['package'] for row in wanted]
     kept = keep_packages(packages, workers=workers)
     notes = [json.loads((kept[package, kind]/'about.json').read_text(encoding='utf-8'))
@@ -374,8 +395,10 @@ def unlike_recorded(
     corpus: Corpus, # mined from the project's list
 ) -> list[str]: # names of sources
     "The sources whose fingerprint is not the one in `data/sources.csv`."
-    with open(data_folder()/'sources.csv', encoding='utf-8') as file: recorded = {row['name']: row['fingerprint'] for row in csv.DictReader(file) if row['fingerprint']}
-    return [source for source, fingerprint in recorded.items() if corpus.manifest['fingerprints'].get(source) != fingerprint]
+    with open(data_folder()/'sources.csv', encoding='utf-8') as file:
+        recorded = {row['name']: row['fingerprint'] for row in csv.DictReader(file) if row['fingerprint']}
+    return [source for source, fingerprint in recorded.items()
+        if corpus.manifest['fingerprints'].get(source) != fingerprint]
 
 def stopped():
     "What a command does when it is interrupted, and keeps what it has done."
@@ -384,7 +407,9 @@ def stopped():
 
 @call_parse
 def gte_mine(
-    packages: str = None, # names separated by commas; or a CSV file with columns package,version,split; or 'installed'; default: the project's list
+    # names separated by commas; or a CSV file with columns package,version,split; or 'installed'; default:
+    # the project's list
+    packages: str = None,
     out: str = None, # folder for the corpus; default: the cache
     workers: int = 2, # processes
 ):
@@ -393,15 +418,20 @@ def gte_mine(
     try: corpus = mine(packages, out, workers)
     except ValueError as e: complain(e)
     except KeyboardInterrupt: stopped()
-    print(f"{'rows without flags':22}" + ''.join(f'{split:>11}' for split in reversed(SPLITS)) + '    flagged  fingerprint')
+    print(f"{'rows without flags':22}" + ''.join(f'{split:>11}' for split in reversed(SPLITS))
+        + '    flagged  fingerprint')
     for source, rows in corpus.manifest['rows'].items():
         removed = corpus.manifest['cleaning'][source]
-        print(f'{source:22}' + ''.join(f'{rows.get(split, 0):11,}' for split in reversed(SPLITS)) + f"{removed['train'] - removed['left']:11,}  {corpus.manifest['fingerprints'][source]}")
+        print(f'{source:22}' + ''.join(f'{rows.get(split, 0):11,}' for split in reversed(SPLITS))
+            + f"{removed['train'] - removed['left']:11,}  {corpus.manifest['fingerprints'][source]}")
     for source, removed in corpus.manifest['cleaning'].items():
         if 2*removed['LANGUAGE'] > removed['train']:
-            print(f"{source}: {removed['LANGUAGE']:,} of {removed['train']:,} training rows are flagged as not English; "
+            print(f"{source}: {removed['LANGUAGE']:,} of {removed['train']:,} training rows are flagged as "
+                  "not English; "
                   'gte_pretrain --uncleaned trains on them')
-    if packages is None and (other := unlike_recorded(corpus)): print(f"Not the rows that data/sources.csv records, so do not compare results with recorded ones: {', '.join(other)}")
+    if packages is None and (other := unlike_recorded(corpus)):
+        print("Not the rows that data/sources.csv records, so do not compare results with recorded ones: "
+              f"{', '.join(other)}")
     print(f'{corpus.folder} in {perf_counter()-start:.1f} s')
 
 # %% ../nbs/01d_mining.ipynb #f1c2a893

@@ -62,7 +62,8 @@ class BM25:
         index.index(words, show_progress=False)
         def scores(queries):
             known = [[w for w in code_words(q) if w in index.vocab_dict] for q in queries]
-            return np.stack([index.get_scores(words) if words else np.zeros(len(documents), np.float32) for words in known])
+            return np.stack([index.get_scores(words) if words else np.zeros(len(documents), np.float32)
+                for words in known])
         return scores
 
     def scores(
@@ -77,11 +78,13 @@ class BM25:
 _BLOCK = 2**23   # scores that are in memory at once
 
 def _nearest(scores, depth):
-    "(q, c) → (q, depth) columns of the highest scores in falling order, and the scores; of equal ones the first column comes first"
+    """(q, c) → (q, depth) columns of the highest scores in falling order, and the scores; of equal ones
+    the first column comes first"""
     values, order = (part.numpy() for part in torch.from_numpy(scores).topk(min(depth + 1, scores.shape[1])))
     equal = (values[:, 1:] == values[:, :-1]) & np.isfinite(values[:, 1:])
     if depth < scores.shape[1]:
-        for row in np.flatnonzero(equal[:, -1]):                                          # topk may have left out the first of them
+        # topk may have left out the first of them
+        for row in np.flatnonzero(equal[:, -1]):
             order[row] = np.argsort(-scores[row], kind='stable')[:depth + 1]
     tied = np.flatnonzero(equal.any(1))
     order[tied] = np.take_along_axis(order[tied], np.lexsort((order[tied], -values[tied])), 1)
@@ -106,35 +109,55 @@ def _checked(pairs, candidates, within):
     "The candidates as a table, or a ValueError that names the row"
     import pandas as pd
     group = [] if within is None else [within]
-    if not isinstance(pairs, pd.DataFrame): raise ValueError(f'pairs come as {type(pairs).__name__}; give a pandas table with the columns query and document')
+    if not isinstance(pairs, pd.DataFrame):
+        raise ValueError(f'pairs come as {type(pairs).__name__}; give a pandas table with the columns query '
+                         'and document')
     if candidates is None: candidates = pairs.rename(columns={'document': 'text', 'text': 'document'})
     elif isinstance(candidates, str):
         raise ValueError(f'candidates are one text, {candidates[:60]!r}; give a list of texts, or a table')
     elif not isinstance(candidates, pd.DataFrame):
-        if group: raise ValueError(f'candidates are a list, in which no text has a {within}; give a table with the columns {within} and text, or within=None')
+        if group:
+            raise ValueError(f'candidates are a list, in which no text has a {within}; give a table with '
+                             f'the columns {within} and text, or within=None')
         candidates = pd.DataFrame({'text': list(candidates)})
-    for name, table, needed in (('pairs', pairs, ['query', 'document']), ('candidates', candidates, ['text'])):
+    for name, table, needed in (('pairs', pairs, ['query', 'document']),
+            ('candidates', candidates, ['text'])):
         if missing := [column for column in needed + group if column not in table.columns]:
             hint = '; give it, or within=None' if missing == group else ''
-            raise ValueError(f"{name} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns)) or 'none'}{hint}")
+            raise ValueError(f"{name} has no column {', '.join(missing)}; it has "
+                             f"{', '.join(map(str, table.columns)) or 'none'}{hint}")
         for column in needed:
-            bad = [not isinstance(text, str) or name == 'pairs' and not text.strip() for text in table[column]]
-            if any(bad): raise ValueError(f'row {bad.index(True)} of {name} has the {column} {table[column].iloc[bad.index(True)]!r}; give it a text, or leave the row out')
+            bad = [not isinstance(text, str) or name == 'pairs' and not text.strip()
+                for text in table[column]]
+            if any(bad):
+                raise ValueError(f'row {bad.index(True)} of {name} has the {column} '
+                                 f'{table[column].iloc[bad.index(True)]!r}; give it a text, or leave the '
+                                 'row out')
         for column in group:
-            if (bad := table[column].isna().to_numpy()).any(): raise ValueError(f'row {bad.argmax()} of {name} has no {column}; give it one, leave the row out, or pass within=None')
+            if (bad := table[column].isna().to_numpy()).any():
+                raise ValueError(f'row {bad.argmax()} of {name} has no {column}; give it one, leave the row '
+                                 'out, or pass within=None')
     if group: candidates = candidates[candidates[within].isin(pairs[within])]
-    if len(pairs) and not len(candidates): raise ValueError(f'no candidate is in a {within} of the pairs; give candidates from the {within}s of the pairs' if group else 'there are no candidates; give some, or None for the documents of the pairs')
+    if len(pairs) and not len(candidates):
+        raise ValueError(f'no candidate is in a {within} of the pairs; give candidates from the {within}s '
+                         'of the pairs' if group
+                         else 'there are no candidates; give some, or None for the documents of the pairs')
     return candidates
 
 def _scoring(scorer, texts, pool, document, progress):
-    "What prepares the candidates `choice` and then scores a block: queries, which of them each row has, the rows' documents → scores (queries, choice), the positives' scores (rows); all are numbers of `texts`"
+    """What prepares the candidates `choice` and then scores a block: queries, which of them each row has,
+    the rows' documents → scores (queries, choice), the positives' scores (rows); all are numbers of
+    `texts`"""
     if hasattr(scorer, 'encode'):
         vectors = scorer.encode(list(texts), **({} if progress is None else dict(progress=progress)))
         lengths = np.linalg.norm(vectors, axis=1)
-        if len(bad := np.flatnonzero(~((abs(lengths - 1) < 0.01) | (lengths == 0)))): raise ValueError(f'the vector of {texts[bad[0]][:60]!r} has the length {lengths[bad[0]]:.3g}; a scorer must give vectors of length 1')
+        if len(bad := np.flatnonzero(~((abs(lengths - 1) < 0.01) | (lengths == 0)))):
+            raise ValueError(f'the vector of {texts[bad[0]][:60]!r} has the length {lengths[bad[0]]:.3g}; a '
+                             'scorer must give vectors of length 1')
         def prepare(choice):
             chosen = vectors[choice].T
-            return lambda queries, of, documents: (vectors[queries] @ chosen, np.einsum('ij,ij->i', vectors[queries[of]], vectors[documents]))
+            return lambda queries, of, documents: (vectors[queries] @ chosen,
+                np.einsum('ij,ij->i', vectors[queries[of]], vectors[documents]))
     elif hasattr(scorer, 'index'):
         indexed, column = np.unique(np.concatenate([pool, document])), np.zeros(len(texts), int)
         column[indexed] = np.arange(len(indexed))
@@ -143,52 +166,77 @@ def _scoring(scorer, texts, pool, document, progress):
             def block(queries, of, documents):
                 every = scores([texts[i] for i in queries])
                 chosen = every[:, column[choice]]
-                chosen[chosen <= 0] = -np.inf                                             # not a word in common
+                # not a word in common
+                chosen[chosen <= 0] = -np.inf
                 return chosen, every[of, column[documents]]
             return block
-    else: raise ValueError(f'the scorer is of type {type(scorer).__name__}; give an Embedder, something with `encode`, or a BM25')
+    else:
+        raise ValueError(f'the scorer is of type {type(scorer).__name__}; give an Embedder, something with '
+                         '`encode`, or a BM25')
     return prepare
 
 # %% ../nbs/07_negatives.ipynb #c2f2d335
 def mine_hard_negatives(
     scorer: Embedder|BM25, # or anything with `encode(texts)` → (n, hidden) unit vectors
-    pairs: 'pd.DataFrame', # columns query, document and that of `within`: the known links, read in both directions
-    candidates: 'pd.DataFrame|list[str]|None' = None, # columns text and that of `within`; or texts; None: the documents of the pairs
+    # columns query, document and that of `within`: the known links, read in both directions
+    pairs: 'pd.DataFrame',
+    # columns text and that of `within`; or texts; None: the documents of the pairs
+    candidates: 'pd.DataFrame|list[str]|None' = None,
     num_negatives: int = 1, # for each pair
     range_min: int = 0, # so many of the nearest that pass all rules are left out
-    range_max: int|None = None, # how many of the nearest are looked at; known positives do not count; None: as many as it takes
+    # how many of the nearest are looked at; known positives do not count; None: as many as it takes
+    range_max: int|None = None,
     absolute_margin: float|None = 0.05, # by which a negative scores lower than the positive, at least
     relative_margin: float|None = None, # the same as a share of the positive's score
     max_score: float|None = None, # of a negative
-    near_copies: float|None = None, # what shares this part of its words with the positive is no negative, for example 0.9 (Jaccard index of the sets of words); None: it may be one
-    within: str|None = 'module', # column that a pair and its negatives agree in; None: all candidates for everybody
+    # what shares this part of its words with the positive is no negative, for example 0.9 (Jaccard index of
+    # the sets of words); None: it may be one
+    near_copies: float|None = None,
+    # column that a pair and its negatives agree in; None: all candidates for everybody
+    within: str|None = 'module',
     sampling: str = 'top', # the nearest, or 'random' ones of the window
     seed: int = 0, # of the random ones
     progress: bool|None = None, # progress bar of the encoding; None: as the embedder does
-) -> 'pd.DataFrame': # a copy of `pairs` with positive_similarity, negative and negative_similarity; of several negatives negative_1, negative_similarity_1, negative_2 …; '' and NaN where none is left
-    """For each pair, texts that score high for the query, are not linked to it, and are no false negatives by the margins (TopK-MarginPos and TopK-PercPos of NV-Retriever, arXiv 2407.15831).
+) -> 'pd.DataFrame': # a copy of `pairs` with positive_similarity, negative and negative_similarity; of
+    # several negatives negative_1, negative_similarity_1, negative_2 …; '' and NaN where none is left
+    """For each pair, texts that score high for the query, are not linked to it, and are no false negatives
+    by the margins (TopK-MarginPos and TopK-PercPos of NV-Retriever, arXiv 2407.15831).
 
-    Raises `ValueError` for a missing column, a row without text, a vector that is not of length 1, an empty pool, or settings that contradict each other."""
+    Raises `ValueError` for a missing column, a row without text, a vector that is not of length 1, an
+    empty pool, or settings that contradict each other."""
     import pandas as pd
-    for name, value, least in (('num_negatives', num_negatives, 1), ('range_min', range_min, 0), ('range_max', range_max, 1)):
-        if not (isinstance(value, (int, np.integer)) and value >= least or name == 'range_max' and value is None): raise ValueError(f'{name} is {value!r}; give a whole number from {least} up')
-    if range_max is not None and range_max - range_min < num_negatives: raise ValueError(f'{num_negatives} negatives do not fit between range_min {range_min} and range_max {range_max}; widen the window')
-    if sampling not in ('top', 'random'): raise ValueError(f"sampling is {sampling!r}; it must be 'top' or 'random'")
-    if sampling == 'random' and range_max is None: raise ValueError("sampling 'random' draws from a window; give range_max")
-    if near_copies is not None and not 0 < near_copies <= 1: raise ValueError(f'near_copies is {near_copies}; give a share of words above 0 and up to 1, or None')
-    for name, value in dict(absolute_margin=absolute_margin, relative_margin=relative_margin, max_score=max_score).items():
-        if value is not None and not np.isfinite(value): raise ValueError(f'{name} is {value}; give a number, or None for no limit')
+    for name, value, least in (('num_negatives', num_negatives, 1), ('range_min', range_min, 0),
+            ('range_max', range_max, 1)):
+        if not (isinstance(value, (int, np.integer)) and value >= least or name == 'range_max'
+                and value is None):
+            raise ValueError(f'{name} is {value!r}; give a whole number from {least} up')
+    if range_max is not None and range_max - range_min < num_negatives:
+        raise ValueError(f'{num_negatives} negatives do not fit between range_min {range_min} and range_max '
+                         f'{range_max}; widen the window')
+    if sampling not in ('top', 'random'):
+        raise ValueError(f"sampling is {sampling!r}; it must be 'top' or 'random'")
+    if sampling == 'random' and range_max is None:
+        raise ValueError("sampling 'random' draws from a window; give range_max")
+    if near_copies is not None and not 0 < near_copies <= 1:
+        raise ValueError(f'near_copies is {near_copies}; give a share of words above 0 and up to 1, or None')
+    for name, value in dict(absolute_margin=absolute_margin, relative_margin=relative_margin,
+            max_score=max_score).items():
+        if value is not None and not np.isfinite(value):
+            raise ValueError(f'{name} is {value}; give a number, or None for no limit')
     candidates = _checked(pairs, candidates, within)
 
-    # Texts become numbers: every distinct text is embedded once, and texts that are equal after normalisation share a key.
-    codes, texts = pd.factorize(pd.concat([pairs['query'], pairs['document'], candidates['text']]).astype(object))
+    # Texts become numbers: every distinct text is embedded once, and texts that are equal after normalisation
+    # share a key.
+    codes, texts = pd.factorize(pd.concat([pairs['query'], pairs['document'],
+        candidates['text']]).astype(object))
     keys, words = pd.factorize(np.array([normalise(text) for text in texts], dtype=object))
     query, document, pool = np.split(codes, [len(pairs), 2*len(pairs)])
     is_known = known_links(keys[query], keys[document])
     most = np.bincount(query).max() if len(pairs) else 0
     prepare = _scoring(scorer, texts, pool, document, progress) if len(pairs) else None
 
-    negative, negative_similarity = np.full((len(pairs), num_negatives), -1), np.full((len(pairs), num_negatives), np.nan)
+    negative, negative_similarity = np.full((len(pairs), num_negatives),
+        -1), np.full((len(pairs), num_negatives), np.nan)
     positive_similarity, rng = np.full(len(pairs), np.nan), np.random.default_rng(seed)
     if near_copies:
         word_sets = np.array([frozenset(text.split()) for text in words], dtype=object)
@@ -204,19 +252,26 @@ def mine_hard_negatives(
             rows = members[start:start + step]
             queries, of = np.unique(query[rows], return_inverse=True)
             scores, positive = scores_of(queries, of, document[rows])
-            positive_similarity[rows], limit = positive, np.full(len(rows), np.inf if max_score is None else max_score)
+            positive_similarity[rows], limit = positive, np.full(len(rows),
+                np.inf if max_score is None else max_score)
             if absolute_margin is not None: limit = np.minimum(limit, positive - absolute_margin)
-            if relative_margin is not None: limit = np.minimum(limit, positive - relative_margin*abs(positive))
-            depth = min(len(choice), (range_min + num_negatives + 20 if range_max is None else range_max) + most)
+            if relative_margin is not None:
+                limit = np.minimum(limit, positive - relative_margin*abs(positive))
+            depth = min(len(choice), (range_min + num_negatives + 20 if range_max is None else range_max)
+                + most)
             while len(rows) and depth:
                 order, values = (part[of] for part in _nearest(scores, depth))
-                picked = choice[order]                                                    # (rows, depth), the nearest first
+                # (rows, depth), the nearest first
+                picked = choice[order]
                 passed = np.isfinite(values) & (values <= limit[:, None])
                 passed &= ~is_known(keys[query[rows], None], keys[picked])
                 if near_copies:
                     a, b = keys[document[rows], None], keys[picked]
-                    alike = passed & (np.minimum(sizes[a], sizes[b]) >= near_copies*np.maximum(sizes[a], sizes[b]))       # others cannot share that much
-                    passed[alike] = [len(x & y) < near_copies*len(x | y) for x, y in zip(word_sets[np.broadcast_to(a, b.shape)[alike]], word_sets[b[alike]])]
+                    # others cannot share that much
+                    alike = passed & (np.minimum(sizes[a], sizes[b]) >= near_copies*np.maximum(sizes[a],
+                        sizes[b]))
+                    passed[alike] = [len(x & y) < near_copies*len(x | y)
+                        for x, y in zip(word_sets[np.broadcast_to(a, b.shape)[alike]], word_sets[b[alike]])]
                 place = passed.cumsum(1) - 1
                 passed &= (place >= range_min) & (place < (range_max or depth))
                 if sampling == 'random':
@@ -224,14 +279,19 @@ def mine_hard_negatives(
                     passed &= lots <= np.sort(lots, axis=1)[:, :num_negatives][:, -1:]
                 place = passed.cumsum(1) - 1
                 i, j = np.nonzero(passed & (place < num_negatives))
-                negative[rows[i], place[i, j]], negative_similarity[rows[i], place[i, j]] = picked[i, j], values[i, j]
+                negative[rows[i], place[i, j]], negative_similarity[rows[i], place[i, j]] = picked[i,
+                    j], values[i, j]
                 if range_max is not None or depth == len(choice): break
-                todo = place[:, -1] + 1 < num_negatives                                   # these must look further
+                # these must look further
+                todo = place[:, -1] + 1 < num_negatives
                 needed, of = np.unique(of[todo], return_inverse=True)
-                rows, limit, scores, depth = rows[todo], limit[todo], scores[needed], min(len(choice), 8*depth)
+                rows, limit, scores, depth = rows[todo], limit[todo], scores[needed], min(len(choice),
+                    8*depth)
     names = [f'_{k}' for k in range(1, num_negatives + 1)] if num_negatives > 1 else ['']
-    return pairs.assign(**{f'negative{name}': [texts[i] if i >= 0 else '' for i in column] for name, column in zip(names, negative.T)},
-        positive_similarity=positive_similarity, **{f'negative_similarity{name}': column for name, column in zip(names, negative_similarity.T)})
+    return pairs.assign(**{f'negative{name}': [texts[i] if i >= 0 else '' for i in column]
+        for name, column in zip(names, negative.T)},
+        positive_similarity=positive_similarity, **{f'negative_similarity{name}': column
+        for name, column in zip(names, negative_similarity.T)})
 
 # %% ../nbs/07_negatives.ipynb #06824330
 documented(globals())

@@ -21,14 +21,18 @@ def mixing_probs(
 ) -> np.ndarray: # (sources,) probabilities that sum to 1
     """Probability of each source of `sizes`: $p_i = n_i^α / Σ_j n_j^α$ (GTE, arXiv 2308.03281).
 
-    Raises `ValueError` for no source at all, a source with no rows, or an `alpha` that is negative or not finite."""
+    Raises `ValueError` for no source at all, a source with no rows, or an `alpha` that is negative or not
+    finite."""
     sizes = [index(size) for size in sizes]
     if not sizes: raise ValueError('there is no source to draw from; give at least one size')
     for source, size in enumerate(sizes):
         if size < 1: raise ValueError(f'source {source} has no rows (size {size}); leave it out')
-    if not 0 <= alpha < inf: raise ValueError(f'alpha is {alpha}; choose 0 or more (0 uniform, 0.5 as in GTE, 1 proportional)')
-    weights = np.array([size / max(sizes) for size in sizes]) ** alpha   # relative to the largest, so that no power overflows
-    return weights / fsum(weights)                                       # fsum rounds once: the same bits on every machine
+    if not 0 <= alpha < inf:
+        raise ValueError(f'alpha is {alpha}; choose 0 or more (0 uniform, 0.5 as in GTE, 1 proportional)')
+    # relative to the largest, so that no power overflows
+    weights = np.array([size / max(sizes) for size in sizes]) ** alpha
+    # fsum rounds once: the same bits on every machine
+    return weights / fsum(weights)
 
 # %% ../nbs/02_sampler.ipynb #9de8c49e
 @np.errstate(over='ignore')
@@ -37,7 +41,8 @@ def splitmix64(
     counter, # which number of the stream, counted from 0: an integer or an array
 ) -> np.ndarray: # uint64 of the broadcast shape: 64 random-looking bits each
     "Number `counter` of the SplitMix64 generator seeded with `key` (Steele, Lea and Flood, 2014)."
-    bits = np.asarray(counter, np.uint64) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15 + np.asarray(key, np.uint64)
+    bits = np.asarray(counter, np.uint64) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15 + np.asarray(key,
+        np.uint64)
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
     bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
     return bits ^ (bits >> 31)
@@ -51,7 +56,8 @@ def _key(*names):
 def _grid(size):
     "Width and height of a grid with at least `size` cells, and how many rounds of slides mix it"
     width = isqrt(size - 1) + 1                                            # the square root, rounded up
-    width += width % 2                                                     # even: in a 3 by 3 grid no slide is an odd permutation
+    # even: in a 3 by 3 grid no slide is an odd permutation
+    width += width % 2
     height = -(-size // width)
     return width, height, 6 + 32 // height
 
@@ -59,19 +65,26 @@ def _grid(size):
 def keyed_permutation(
     positions, # (n,) integers from 0 to `size` - 1, an array
     size: int, # how many rows are permuted: 1 to 2**63 - 1
-    key, # which of the permutations: an integer from 0 to 2**64 - 1, or a uint64 array that broadcasts with `positions`
+    # which of the permutations: an integer from 0 to 2**64 - 1, or a uint64 array that broadcasts with
+    # `positions`
+    key,
 ) -> np.ndarray: # (n,) int64: the row at each position; different positions have different rows
-    """Rows at some `positions` of a shuffle of `size` rows, in constant memory: slides of a grid's lines and columns in turn,
-    a Feistel network with cycle walking (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002).
+    """Rows at some `positions` of a shuffle of `size` rows, in constant memory: slides of a grid's lines
+    and columns in turn, a Feistel network with cycle walking (Black and Rogaway, "Ciphers with Arbitrary
+    Finite Domains", 2002).
 
     Raises `ValueError` for a position outside of 0 to `size` - 1."""
-    cells, key = np.broadcast_arrays(np.asarray(positions, np.int64).view(np.uint64), np.asarray(key, np.uint64))
-    if (cells >= size).any(): raise ValueError(f'a position is outside of 0 to {size - 1}, the positions of {size} rows')
+    cells, key = np.broadcast_arrays(np.asarray(positions, np.int64).view(np.uint64),
+        np.asarray(key, np.uint64))
+    if (cells >= size).any():
+        raise ValueError(f'a position is outside of 0 to {size - 1}, the positions of {size} rows')
     width, height, rounds = _grid(size)
     def slide(cells, key):
         y, x = np.divmod(cells, width)
-        for turn in range(0, 2 * rounds, 2):                               # every slide has counters of its own
-            x = (x + (splitmix64(key, y + turn * width) >> 1)) % width     # >> 1: the sum must not overflow, or two cells could meet
+        # every slide has counters of its own
+        for turn in range(0, 2 * rounds, 2):
+            # >> 1: the sum must not overflow, or two cells could meet
+            x = (x + (splitmix64(key, y + turn * width) >> 1)) % width
             y = (y + (splitmix64(key, x + (turn + 1) * width) >> 1)) % height
         return y * width + x
     rows = slide(cells, key)
@@ -80,16 +93,18 @@ def keyed_permutation(
 
 # %% ../nbs/02_sampler.ipynb #796dbc5b
 class MixtureSampler:
-    """The batch of any step, as a pure function of `seed` and the step: `sampler[step] -> (source, row_indices)`.
+    """The batch of any step, as a pure function of `seed` and the step: `sampler[step] -> (source,
+    row_indices)`.
 
-    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row at most once per pass.
-    The last batch of a pass may be shorter, and is left out when it would fill less than `min_fill` of one:
-    `left_out` counts these rows, others in each pass. A source smaller than `batch_size` gives batches of its
-    own size. No memory that grows with a source, no state that a checkpoint would need.
+    One source per batch, drawn with `mixing_probs(sizes, alpha)`; every row at most once per pass. The
+    last batch of a pass may be shorter, and is left out when it would fill less than `min_fill` of one:
+    `left_out` counts these rows, others in each pass. A source smaller than `batch_size` gives batches of
+    its own size. No memory that grows with a source, no state that a checkpoint would need.
 
-    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source,
-    a `min_fill` outside of 0 to 1, a `seed` outside of 0 to 2**64 - 1, a negative step."""
-    _block = 2**14                                                        # steps whose sources are drawn together
+    Raises `ValueError` for what `mixing_probs` refuses, a `batch_size` below 1 or above every source, a
+    `min_fill` outside of 0 to 1, a `seed` outside of 0 to 2**64 - 1, a negative step."""
+    # steps whose sources are drawn together
+    _block = 2**14
 
     def __init__(self,
         sizes, # rows of each source: a sequence of integers, each 1 or more
@@ -98,19 +113,23 @@ class MixtureSampler:
         seed: int = 0, # names the whole sequence of batches: 0 to 2**64 - 1
         min_fill: float = 0.25, # of a batch: a smaller last one is left out; 0: none is; 1: each short one
     ):
-        self.sizes, self.batch_size, self.alpha, self.seed = [index(size) for size in sizes], index(batch_size), alpha, index(seed)
+        self.sizes, self.batch_size, self.alpha, self.seed = [index(size)
+            for size in sizes], index(batch_size), alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
         if self.batch_size < 1: raise ValueError(f'batch of {batch_size} rows; choose --batch_size 1 or more')
         if self.batch_size > max(self.sizes):
-            raise ValueError(f'batch of {batch_size} is larger than every source (largest: {max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')
+            raise ValueError(f'batch of {batch_size} is larger than every source (largest: '
+                             f'{max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')
         if not 0 <= self.seed < 2**64: raise ValueError(f'seed is {seed}; choose 0 to 2**64 - 1')
         if not 0 <= min_fill <= 1:
             raise ValueError(f'min_fill is {min_fill}; choose 0 (none is left out) to 1 (each short one is)')
         rests = [size % self.batch_size if size > self.batch_size else 0 for size in self.sizes]
         least = min_fill * self.batch_size
         self.left_out = [rest if rest < least else 0 for rest in rests]   # rows of each source, in each pass
-        self._drawn_before = [np.zeros(len(self.sizes), np.int64)]        # per block: draws of each source in all blocks before it
-        self._latest = None, None                                         # the block drawn last and its sources
+        # per block: draws of each source in all blocks before it
+        self._drawn_before = [np.zeros(len(self.sizes), np.int64)]
+        # the block drawn last and its sources
+        self._latest = None, None
 
     def _sources(self, block):
         "Sources of the steps of `block`"
@@ -125,9 +144,11 @@ class MixtureSampler:
     def _counts_before(self, block):
         "How often each source was drawn in all blocks before `block`"
         if len(self._drawn_before) <= block:
-            counts = self._drawn_before.copy()                            # replaced when complete, so that threads may share a sampler
+            # replaced when complete, so that threads may share a sampler
+            counts = self._drawn_before.copy()
             while len(counts) <= block:
-                counts.append(counts[-1] + np.bincount(self._sources(len(counts) - 1), minlength=len(self.sizes)))
+                counts.append(counts[-1] + np.bincount(self._sources(len(counts) - 1),
+                    minlength=len(self.sizes)))
             self._drawn_before = counts
         return self._drawn_before[block]
 
@@ -146,8 +167,10 @@ class MixtureSampler:
         block, offset = divmod(step, self._block)
         before, sources = self._counts_before(block), self._sources(block)
         source = int(sources[offset])
-        pass_number, first, last = self._turn(source, int(before[source]) + np.count_nonzero(sources[:offset] == source))
-        return source, keyed_permutation(np.arange(first, last), self.sizes[source], _key(self.seed, 1 + source, pass_number))
+        pass_number, first, last = self._turn(source,
+            int(before[source]) + np.count_nonzero(sources[:offset] == source))
+        return source, keyed_permutation(np.arange(first, last), self.sizes[source],
+            _key(self.seed, 1 + source, pass_number))
 
 # %% ../nbs/02_sampler.ipynb #25c474ac
 documented(globals())

@@ -80,7 +80,8 @@ def load_model(
     except UnsupportedModel as error: model = _theirs(folder, error)
     labels = {(1, False): 'stage 1', (2, True): 'stage 1 + 2', (2, False): 'stage 2 alone'}
     label = labels.get((about.get('stage'), about.get('init') != about.get('start')), name)
-    sources = {source for record in (training_history(name) if about else ()) for source in record['about'].get('sources', ())}
+    sources = {source for record in (training_history(name) if about else ())
+        for source in record['about'].get('sources', ())}
     about = dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
     return model, model_hash(folder), about
 
@@ -99,7 +100,10 @@ def _folder(name):
 
 
 # %% ../nbs/09d_scores.ipynb #51c7e719
-COLOURS = {'bm25': '#999999', 'wordllama': '#D55E00', 'all-MiniLM-L6-v2': '#56B4E9', 'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2', 'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}   # of models, in the order in which tables list them
+# of models, in the order in which tables list them
+COLOURS = {'bm25': '#999999', 'wordllama': '#D55E00', 'all-MiniLM-L6-v2': '#56B4E9',
+    'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2',
+    'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}
 
 def draw_scores(
     table: 'pd.DataFrame', # model, task, metric, score, low, high; one metric per task
@@ -108,35 +112,46 @@ def draw_scores(
     "A line per task, a dot with its 95% interval per model."
     import matplotlib.pyplot as plt
     tasks = list(dict.fromkeys(table['task']))
-    models = sorted(dict.fromkeys(table['model']), key=lambda model: list(COLOURS).index(model) if model in COLOURS else len(COLOURS))
-    figure, axis = plt.subplots(figsize=(9, 1.2 + max(0.42, 0.11*len(models))*len(tasks)), layout='constrained')
+    models = sorted(dict.fromkeys(table['model']),
+        key=lambda model: list(COLOURS).index(model) if model in COLOURS else len(COLOURS))
+    figure, axis = plt.subplots(figsize=(9, 1.2 + max(0.42, 0.11*len(models))*len(tasks)),
+        layout='constrained')
     for i, model in enumerate(models):
         rows = table[table['model'] == model].set_index('task').reindex(tasks)
         at = np.arange(len(tasks)) + 0.75*((i + 0.5)/len(models) - 0.5)
-        axis.errorbar(rows['score'], at, xerr=[rows['score'] - rows['low'], rows['high'] - rows['score']], fmt='o', markersize=4.5, capsize=2, linewidth=1.2, color=COLOURS.get(model, '#000000'), label=model)
+        axis.errorbar(rows['score'], at, xerr=[rows['score'] - rows['low'], rows['high'] - rows['score']],
+            fmt='o', markersize=4.5, capsize=2, linewidth=1.2, color=COLOURS.get(model, '#000000'),
+            label=model)
     metrics = table.drop_duplicates('task').set_index('task')['metric']
     axis.set_yticks(range(len(tasks)), [f'{task} ({metrics[task]})' for task in tasks])
     for line in np.arange(len(tasks) - 1) + 0.5: axis.axhline(line, color='#dddddd', linewidth=0.8)
-    axis.set(xlabel='score, with its 95% interval', ylim=(len(tasks) - 0.5, -0.5), xlim=(min(0, table['low'].min()), None))
+    axis.set(xlabel='score, with its 95% interval', ylim=(len(tasks) - 0.5, -0.5),
+        xlim=(min(0, table['low'].min()), None))
     axis.set_title(title, loc='left')
     axis.grid(axis='x', color='#eeeeee'); axis.set_axisbelow(True)
-    figure.legend(*axis.get_legend_handles_labels(), frameon=False, ncols=min(len(models), 4), loc='outside lower center', fontsize=9)
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, ncols=min(len(models), 4),
+        loc='outside lower center', fontsize=9)
     return figure
 
 def _measured(model, key, task):
     "`measure`, kept on disk"
     def compute():
         found = measure(model, task)
-        return found and dict(seconds=found.seconds, values={metric: values.tolist() for metric, values in found.values.items()})
+        return found and dict(seconds=found.seconds,
+            values={metric: values.tolist() for metric, values in found.values.items()})
     known = _kept(f'{key}-{task.key}', compute)
-    return known and Measurement({metric: np.array(values) for metric, values in known['values'].items()}, known['seconds'])
+    return known and Measurement({metric: np.array(values) for metric, values in known['values'].items()},
+        known['seconds'])
 
 @call_parse
 def gte_evaluate(
-    models: Param("model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub", str, nargs='+'), # what to evaluate
+    # what to evaluate
+    models: Param("model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub", str,
+    nargs='+'),
     out: Param(f"folder for the table and the chart; default: {runs_folder()/'evaluation'}", str) = None,
     tasks: str = 'default', # suites (default, zero-shot, all) or names of tasks, separated by semicolons
-    benchmark: str = None, # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
+    # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
+    benchmark: str = None,
     corpus: Param("folder of a mined corpus, or a file of your own pairs, which become a task; may be given"
                   " several times; default: the project's own corpus, mined when a task needs it",
                   str, action='append') = None,
@@ -163,7 +178,8 @@ def _load(names, corpus):
 def _evaluate_command(names, suite, out, corpus, rows, keep):
     loaded = _load(names, corpus)
     trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
-    tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows, tuple(sorted(trained)))
+    tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
+        tuple(sorted(trained)))
     found, table, failed = {}, [], []
     with progress_bar(len(loaded)*len(tasks), 'evaluating', 'task') as bar:
         for name, (model, key, about) in loaded.items():
@@ -174,16 +190,23 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
                     if measurement := _measured(model, key, task):
                         found[name, task.name] = measurement
                         if isinstance(model, BM25) and (said := unread(task)): notes.append(said)
-                        table += [dict(model=about['label'], folder=name, **row) for row in summarise(measurement, task)]
+                        table += [dict(model=about['label'], folder=name, **row)
+                            for row in summarise(measurement, task)]
                 except ValueError as error: failed.append(f'{about["label"]} on {task.name}: {error}')
                 bar.update()
-    table = pd.DataFrame(table, columns=['model', 'folder', 'task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds'])
+    table = pd.DataFrame(table, columns=['model', 'folder', 'task', 'type', 'metric', 'score', 'low', 'high',
+        'n', 'seconds'])
     table.to_csv(out/'evaluation.csv', index=False)
     primary = table.drop_duplicates(['folder', 'task'])
     if len(primary): print(_scoreboard(primary))
-    for sentence in (*(sentence for task in tasks for sentence in _comparisons(loaded, found, task)), *notes, *failed): print(sentence)
+    for sentence in (*(sentence for task in tasks for sentence in _comparisons(loaded, found, task)), *notes,
+            *failed):
+        print(sentence)
     if not len(primary): raise ValueError('nothing was measured; the reasons stand above')
-    try: draw_scores(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks').savefig(out/'scores.png', dpi=110); print(f'chart: {out}/scores.png')
+    try:
+        draw_scores(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks').savefig(
+            out/'scores.png', dpi=110)
+        print(f'chart: {out}/scores.png')
     except ImportError: print('no chart: matplotlib is not installed (pip install gte_nb[charts])')
     for name in loaded:
         if not finished_run(name): continue
@@ -191,38 +214,55 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
         except ValueError as error: print(f'not in the card: {error}')
     if keep:
         how, by_name = dict(provenance(), corpus=corpus().fingerprint), {task.name: task for task in tasks}
-        abouts = {name: dict(recipe=a.get('recipe', ''), model=a['label'], seed=a.get('seed', '')) for name, (_, _, a) in loaded.items()}
-        append_results('evaluation', [dict(abouts[row['folder']], **{k: row[k] for k in ('task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds')}, task_key=by_name[row['task']].key, **how) for row in table.to_dict('records')])
-        append_results('items', [dict(abouts[name], task=task, metric=by_name[task].metric, task_key=by_name[task].key, values=' '.join(f'{v:.4g}' for v in m.values[by_name[task].metric])) for (name, task), m in found.items()])
+        abouts = {name: dict(recipe=a.get('recipe', ''), model=a['label'], seed=a.get('seed', ''))
+            for name, (_, _, a) in loaded.items()}
+        append_results('evaluation', [dict(abouts[row['folder']],
+            **{k: row[k] for k in ('task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds')},
+            task_key=by_name[row['task']].key, **how) for row in table.to_dict('records')])
+        append_results('items', [dict(abouts[name], task=task, metric=by_name[task].metric,
+            task_key=by_name[task].key, values=' '.join(f'{v:.4g}' for v in m.values[by_name[task].metric]))
+            for (name, task), m in found.items()])
 
 def _benchmark_command(names, benchmark, out, keep):
     if 'bm25' in names: raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
     results, rows = {}, []
-    for model, key, about in _load(names, None).values():                            # only bm25 needs a corpus
-        results[about['label']] = found = run_benchmark(model, benchmark, out/'benchmark', about['label'], key)
-        rows += [dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''), **row) for row in found.to_dict('records')]
+    # only bm25 needs a corpus
+    for model, key, about in _load(names, None).values():
+        results[about['label']] = found = run_benchmark(model, benchmark, out/'benchmark', about['label'],
+            key)
+        rows += [dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''), **row)
+            for row in found.to_dict('records')]
         for sentence in benchmark_notes(found): print(f'{about["label"]}: skipped {sentence}')
     table = pd.DataFrame(rows)
     table.to_csv(out/'benchmark.csv', index=False)
     measured = table[table['score'].notna()]
-    if len(measured): print(measured[['model', 'task', 'type', 'metric', 'score', 'seconds', 'data']].to_string(index=False, float_format='{:.4f}'.format))
+    if len(measured):
+        print(measured[['model', 'task', 'type', 'metric', 'score', 'seconds', 'data']].to_string(index=False,
+            float_format='{:.4f}'.format))
     print(benchmark_table(results).to_string())
     print(f'results of single tasks: {out}/benchmark; a task that is finished is not run again')
     if not len(measured): raise ValueError('nothing was measured; the reasons stand above')
-    if keep: append_results('benchmark', [dict(row, **provenance()) for row in measured.drop(columns='note').to_dict('records')])
+    if keep:
+        append_results('benchmark', [dict(row, **provenance())
+            for row in measured.drop(columns='note').to_dict('records')])
 
 def _scoreboard(table):
-    wide = table.assign(cell=[f'{s:.3f} [{l:.3f}, {h:.3f}]' for s, l, h in zip(table['score'], table['low'], table['high'])], task=table['task'] + ' (' + table['metric'] + ')')
-    return wide.pivot(index='task', columns='model', values='cell').reindex(index=dict.fromkeys(wide['task']), columns=dict.fromkeys(wide['model'])).fillna('–').to_string()
+    wide = table.assign(cell=[f'{s:.3f} [{l:.3f}, {h:.3f}]'
+        for s, l, h in zip(table['score'], table['low'], table['high'])],
+        task=table['task'] + ' (' + table['metric'] + ')')
+    return wide.pivot(index='task', columns='model', values='cell').reindex(index=dict.fromkeys(wide['task']),
+        columns=dict.fromkeys(wide['model'])).fillna('–').to_string()
 
 def _comparisons(loaded, found, task):
-    "One sentence for each pair of the last model that was trained here, or else the last, and another, on the same items."
+    """One sentence for each pair of the last model that was trained here, or else the last, and another,
+    on the same items."""
     done = [name for name in loaded if (name, task.name) in found]
     last = ([name for name in done if loaded[name][2].get('recipe')] or done or [None])[-1]
     for other in done:
         if other == last: continue
         ours, theirs = (found[name, task.name].values[task.metric] for name in (last, other))
-        yield verdict(loaded[last][2]['label'], loaded[other][2]['label'], difference(ours, theirs), f'({task.metric}, {task.name})')
+        yield verdict(loaded[last][2]['label'], loaded[other][2]['label'], difference(ours, theirs),
+            f'({task.metric}, {task.name})')
 
 # %% ../nbs/09d_scores.ipynb #4b750048
 def recorded(
@@ -244,7 +284,8 @@ def _recorded(name):
 def _read(file, changed):
     "A file as of the moment when it was changed: comparisons ask for it hundreds of times"
     table = pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str))
-    return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table], keep='last')
+    return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table],
+        keep='last')
 
 def recorded_values(
     recipe: str, # '' for a model that was not trained here
@@ -252,8 +293,10 @@ def recorded_values(
     task: str, # of the primary metric
 ) -> np.ndarray: # (seeds, items)
     "Recorded values, a row per seed."
-    table = recorded('items').query('recipe == @recipe and model == @model and task == @task').sort_values('seed')
-    if table.empty: raise ValueError(f'{recipe} {model} has no recorded values for {task}; record them with: make record')
+    table = recorded('items').query('recipe == @recipe and model == @model and task == @task').sort_values(
+        'seed')
+    if table.empty:
+        raise ValueError(f'{recipe} {model} has no recorded values for {task}; record them with: make record')
     return np.stack([np.array(row.split(), dtype=float) for row in table['values']])
 
 def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, score, low, high
@@ -264,9 +307,12 @@ def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, sc
 def _table(changed):
     "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
     rows = []
-    for (recipe, model, task, metric), group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False):
-        score, low, high = bootstrap(np.stack([np.array(row.split(), dtype=float) for row in group['values']]))
-        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric, seeds=len(group), score=score, low=low, high=high))
+    for (recipe, model, task, metric), group in recorded('items').groupby(['recipe', 'model', 'task',
+            'metric'], sort=False):
+        score, low, high = bootstrap(np.stack([np.array(row.split(), dtype=float)
+            for row in group['values']]))
+        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric, seeds=len(group), score=score,
+            low=low, high=high))
     place = {model: i for i, model in enumerate(COLOURS)}
     return pd.DataFrame(sorted(rows, key=lambda row: (row['recipe'], place.get(row['model'], len(place)))))
 
@@ -278,7 +324,8 @@ def recorded_difference(
     "Paired over items, and over seeds where both have them."
     return difference(recorded_values(*ours, task), recorded_values(*theirs, task))
 
-MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking77', 'MRPC')   # tasks of the scoreboard
+# tasks of the scoreboard
+MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking77', 'MRPC')
 
 def _shown(text):
     "IPython.display.Markdown"
@@ -292,9 +339,13 @@ def _named(recipe, model): return f'`{recipe}`, {model}' if recipe else model
 
 def _markdown(table, index, columns):
     "Scores in percent, a line for each value of `index`"
-    table = table.assign(named=[_named(recipe, model) for recipe, model in zip(table['recipe'], table['model'])], measured=table['task'] + ' (' + table['metric'] + ')',
-        cell=[f'{100*score:.1f} [{100*low:.1f}, {100*high:.1f}]' for score, low, high in zip(table['score'], table['low'], table['high'])])
-    wide = table.pivot(index=index, columns=columns, values='cell').reindex(index=dict.fromkeys(table[index]), columns=dict.fromkeys(table[columns])).fillna('–')
+    table = table.assign(named=[_named(recipe, model)
+        for recipe, model in zip(table['recipe'], table['model'])],
+        measured=table['task'] + ' (' + table['metric'] + ')',
+        cell=[f'{100*score:.1f} [{100*low:.1f}, {100*high:.1f}]'
+        for score, low, high in zip(table['score'], table['low'], table['high'])])
+    wide = table.pivot(index=index, columns=columns, values='cell').reindex(index=dict.fromkeys(table[index]),
+        columns=dict.fromkeys(table[columns])).fillna('–')
     lines = [f'| | {" | ".join(wide.columns)} |', '|---'*(len(wide.columns) + 1) + '|']
     lines += [f'| {name} | {" | ".join(cells)} |' for name, cells in zip(wide.index, wide.to_numpy())]
     return _shown('\n'.join(lines))
@@ -305,24 +356,30 @@ def scoreboard_from_results(): # IPython.display.Markdown
     return _markdown(table[table['task'].isin(MAIN)], 'named', 'measured')
 
 # %% ../nbs/09d_scores.ipynb #6a2ddaa4
-STAGE_CLAIMS = (('stage 1 + 2', 'stage 1'), ('stage 1', 'stage 2 alone'), ('stage 1 + 2', 'stage 2 alone'))   # (better, worse) in the paper's stage ablation
+# (better, worse) in the paper's stage ablation
+STAGE_CLAIMS = (('stage 1 + 2', 'stage 1'), ('stage 1', 'stage 2 alone'), ('stage 1 + 2', 'stage 2 alone'))
 
 def claims_from_results(): # IPython.display.Markdown
     "The paper's stage ablation: what it says, what we measured on the held-out packages, does it hold."
-    lines = ['| the paper says | recipe | measured: MRR@10 × 100, difference on held-out packages | at our scale it |', '|---|---|---|---|']
+    lines = ['| the paper says | recipe | measured: MRR@10 × 100, difference on held-out packages | at our '
+             'scale it |', '|---|---|---|---|']
     for better, worse in STAGE_CLAIMS:
         for recipe in sorted({r for r in recorded('evaluation')['recipe'] if r}):
-            mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse), 'packages'))
+            mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse),
+                'packages'))
             said = 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot tell'
-            lines.append(f'| {better} beats {worse} | `{recipe}` | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | {said} |')
+            lines.append(f'| {better} beats {worse} | `{recipe}` | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | '
+                         f'{said} |')
     return _shown('\n'.join(lines))
 
 # %% ../nbs/09d_scores.ipynb #9c027c5f
-_ZERO_SHOT = (('', 'bm25'), ('', 'wordllama'), ('', 'all-MiniLM-L6-v2'), ('laptop-scratch', 'stage 1'), ('laptop', 'stage 1'))
+_ZERO_SHOT = (('', 'bm25'), ('', 'wordllama'), ('', 'all-MiniLM-L6-v2'), ('laptop-scratch', 'stage 1'),
+    ('laptop', 'stage 1'))
 
 def _zero_shot_table():
     table = recorded_table()
-    return table[table['task'].str.contains(': ') & pd.Series(list(zip(table['recipe'], table['model'])), table.index).isin(list(_ZERO_SHOT))]
+    return table[table['task'].str.contains(': ') & pd.Series(list(zip(table['recipe'], table['model'])),
+        table.index).isin(list(_ZERO_SHOT))]
 
 def zero_shot_from_results(): # IPython.display.Markdown
     "The recorded scores after stage 1 on domains that it was not trained on, a line per domain."
@@ -335,7 +392,10 @@ def zero_shot_claims() -> list[str]: # sentences
         for theirs in _ZERO_SHOT[:3]:
             found = np.array([recorded_difference(ours, theirs, domain) for domain in domains])
             better, worse = (found[:, 1] > 0).sum(), (found[:, 2] < 0).sum()
-            said.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {len(domains)} domains, worse on {worse}, and cannot be told from it on {len(domains) - better - worse}; MRR@10 differs by {found[:, 0].mean():+.3f} on average.')
+            said.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {len(domains)} '
+                        f'domains, worse on {worse}, and cannot be told from it on '
+                        f'{len(domains) - better - worse}; MRR@10 differs by {found[:, 0].mean():+.3f} on '
+                        'average.')
     return said
 
 # %% ../nbs/09d_scores.ipynb #e72fa920

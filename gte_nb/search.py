@@ -21,10 +21,12 @@ from .mining import open_corpus, package_functions, stopped
 def searchable(
     functions: 'pd.DataFrame', # as Corpus.functions gives them
 ) -> 'pd.DataFrame': # package, split, module, name, kind, signature, summary
-    "The rows worth finding: public, with a summary of two words or more, each once per package under its shortest name."
+    """The rows worth finding: public, with a summary of two words or more, each once per package under its
+    shortest name."""
     public = ~functions['name'].str.contains(r'(?:^|\.)_')
     some = functions[public & functions['summary'].str.contains(r'\S\s+\S')]
-    some = some.assign(last=some['name'].str.rsplit('.', n=1).str[-1], length=some['module'].str.len() + some['name'].str.len())
+    some = some.assign(last=some['name'].str.rsplit('.', n=1).str[-1],
+        length=some['module'].str.len() + some['name'].str.len())
     once = some.sort_values('length', kind='stable').drop_duplicates(['package', 'last', 'summary'])
     return once.sort_index().drop(columns=['last', 'length']).reset_index(drop=True)
 
@@ -33,7 +35,8 @@ def function_texts(
     functions: 'pd.DataFrame', # module, name, summary
 ) -> list[str]: # one per row, e.g. 'json loads: Deserialize …'
     "What is searched of each function: its package and name as words, and its summary."
-    names = (functions['module'].str.split('.').str[0] + ' ' + functions['name']).str.replace(r'(?<=[a-z0-9])(?=[A-Z])|[._]+', ' ', regex=True)
+    names = (functions['module'].str.split('.').str[0] + ' '
+        + functions['name']).str.replace(r'(?<=[a-z0-9])(?=[A-Z])|[._]+', ' ', regex=True)
     return [f"{' '.join(name.split())}: {summary}" for name, summary in zip(names, functions['summary'])]
 
 # %% ../nbs/11_search.ipynb #2264f489
@@ -65,7 +68,8 @@ def index_texts(
     missing = [text for block in new.values() for text in block]
     how_many = f'{len(missing):,} of {len(texts):,} texts'
     if new: print(f'Indexing {how_many}, once for this model', file=sys.stderr, flush=True)
-    stream, vectors = embedder.encode_stream(missing, normalize=True), np.zeros((0, embedder.hidden_size), np.float16)
+    stream, vectors = embedder.encode_stream(missing, normalize=True), np.zeros((0, embedder.hidden_size),
+        np.float16)
     for file, block in new.items():
         while len(vectors) < len(block): vectors = np.concatenate([vectors, next(stream).astype(np.float16)])
         with written_aside(file) as aside, open(aside, 'wb') as out: np.save(out, vectors[:len(block)])

@@ -30,7 +30,8 @@ def weights_hash(
 ) -> str: # 16 hexadecimal digits
     "Names the weights that a run starts from. Raises ValueError when the folder holds none."
     file = Path(folder)/'model.safetensors'
-    if not file.is_file(): raise ValueError(f'{folder} holds no model (no model.safetensors); give a folder that training wrote')
+    if not file.is_file():
+        raise ValueError(f'{folder} holds no model (no model.safetensors); give a folder that training wrote')
     with open(file, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
 _DECIDES = ('.json', '.safetensors', '.txt', '.model')   # endings of files that loaders read
@@ -79,42 +80,60 @@ def provenance() -> dict: # date, command, versions, hardware
         try: return metadata.version(name)
         except metadata.PackageNotFoundError: return 'absent'
     cpu = Path('/proc/cpuinfo')
-    model = next((line.split(':')[1].strip() for line in cpu.read_text().splitlines() if line.startswith('model name')), '') if cpu.exists() else platform.processor()
-    gpu = f', {torch.cuda.device_count()} × {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ''
-    return dict(date=date.today().isoformat(), command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]), hardware=f'{model}, {os.cpu_count()} cores{gpu}',
-        versions=' '.join(f'{n} {version(n)}' for n in ('torch', 'numpy', 'tokenizers', 'bm25s', 'mteb', 'transformers', 'sentence-transformers')) + f' python {platform.python_version()}')
+    model = next((line.split(':')[1].strip() for line in cpu.read_text().splitlines()
+        if line.startswith('model name')), '') if cpu.exists() else platform.processor()
+    gpu = (f', {torch.cuda.device_count()} × {torch.cuda.get_device_name()}' if torch.cuda.is_available()
+        else '')
+    return dict(date=date.today().isoformat(), command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        hardware=f'{model}, {os.cpu_count()} cores{gpu}',
+        versions=' '.join(f'{n} {version(n)}' for n in ('torch', 'numpy', 'tokenizers', 'bm25s', 'mteb',
+        'transformers', 'sentence-transformers')) + f' python {platform.python_version()}')
 
 def training_history(
     folder: str|Path, # of a finished run
     corpus: Corpus|None = None, # that it was trained on, for the number of rows; None: not counted
     init: str|Path|None = None, # folder of the model that it started from; None: the recipe's own start
-) -> list[dict]: # about, pairs, seconds, skipped, rows, date, hardware, versions of each run that made these weights, the oldest first
+) -> list[dict]: # about, pairs, seconds, skipped, rows, date, hardware, versions of each run that made these
+    # weights, the oldest first
     "What a model has been through. Raises ValueError when `folder` holds no finished run."
     folder = Path(folder)
-    if not (run := finished_run(folder)): raise ValueError(f'{folder} holds no finished run (no training.json): give a folder that gte_pretrain or gte_finetune has finished')
+    if not (run := finished_run(folder)):
+        raise ValueError(f'{folder} holds no finished run (no training.json): give a folder that '
+                         'gte_pretrain or gte_finetune has finished')
     file = folder/'history.json'
-    if file.exists() and (known := json.loads(file.read_text(encoding='utf-8')))[-1]['seconds'] == run['seconds']: return known
+    if file.exists() and (known := json.loads(file.read_text(encoding='utf-8')))[-1]['seconds'] == run[
+            'seconds']:
+        return known
     about, earlier = run['about'], []
-    if about.get('init') != about.get('start'):                            # it started from a folder, which `about` names by the hash of its weights
+    # it started from a folder, which `about` names by the hash of its weights
+    if about.get('init') != about.get('start'):
         before = init or about['start']
-        if finished_run(before) and weights_hash(before) == about['init']: earlier = training_history(before, corpus)
+        if finished_run(before) and weights_hash(before) == about['init']:
+            earlier = training_history(before, corpus)
         about = dict(about, start=f"weights {about['init']}")
-    rows = {source: counts.get('train', 0) for source, counts in corpus.manifest['rows'].items() if source in about.get('sources', ())} if corpus and corpus.fingerprint == about.get('corpus') else {}
+    rows = {source: counts.get('train', 0) for source, counts in corpus.manifest['rows'].items()
+        if source in about.get('sources', ())} if corpus and corpus.fingerprint == about.get('corpus') else {}
     made = dict(provenance(), date=date.fromtimestamp((folder/'training.json').stat().st_mtime).isoformat())
-    return earlier + [dict(run, about=about, rows=rows, **{name: made[name] for name in ('date', 'hardware', 'versions')})]
+    return earlier + [dict(run, about=about, rows=rows,
+        **{name: made[name] for name in ('date', 'hardware', 'versions')})]
 
 # %% ../nbs/07a_sharing.ipynb #8027c5a9
-PERMISSIVE = ('Apache-2.0', 'MIT', 'BSD-2-Clause', 'BSD-3-Clause', 'ISC', 'PSF-2.0', 'CC0-1.0')   # of a source or of a base model: the card may say apache-2.0
-_BASES = {'all-MiniLM-L6-v2': ('sentence-transformers/all-MiniLM-L6-v2', 'Apache-2.0'), 'microsoft/MiniLM-L12-H384-uncased': ('microsoft/MiniLM-L12-H384-uncased', 'MIT'),
-          **{name: (name, 'Apache-2.0') for name in ('google-bert/bert-base-uncased', 'google-bert/bert-large-uncased')}}
+# of a source or of a base model: the card may say apache-2.0
+PERMISSIVE = ('Apache-2.0', 'MIT', 'BSD-2-Clause', 'BSD-3-Clause', 'ISC', 'PSF-2.0', 'CC0-1.0')
+_BASES = {'all-MiniLM-L6-v2': ('sentence-transformers/all-MiniLM-L6-v2', 'Apache-2.0'),
+    'microsoft/MiniLM-L12-H384-uncased': ('microsoft/MiniLM-L12-H384-uncased', 'MIT'),
+          **{name: (name, 'Apache-2.0') for name in ('google-bert/bert-base-uncased',
+          'google-bert/bert-large-uncased')}}
 
 def _table(columns, rows):
     "Markdown."
     cells = [columns, ['---']*len(columns), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in row) + ' |' for row in cells)
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in row)
+        + ' |' for row in cells)
 
 def _base(history):
-    "Hub name and licence of the weights that training began with: None for random ones, name None where nobody knows."
+    """Hub name and licence of the weights that training began with: None for random ones, name None where
+    nobody knows."""
     start = history[0]['about'].get('start', 'scratch')
     if start == 'scratch': return None
     return (None, 'not known') if start.startswith('weights ') else _BASES.get(start, (start, 'see its card'))
@@ -124,11 +143,15 @@ def licences(
 ) -> 'pd.DataFrame': # source, holds, rows, licence; the base model first
     "What a model is made of. The licences of sources are those of data/sources.csv."
     known, table = registry(), {}
-    if base := _base(history): table[base[0] or 'base model'] = dict(holds='weights that training started from', rows='', licence=base[1])
+    if base := _base(history):
+        table[base[0] or 'base model'] = dict(holds='weights that training started from', rows='',
+            licence=base[1])
     for record in history:
         for source in record['about'].get('sources', ()):
             given = known.loc[source] if source in known.index else dict(pair='own rows', licence='')
-            table[source] = dict(holds=given['pair'], rows=f"{record['rows'][source]:,}" if source in record['rows'] else 'not counted', licence=given['licence'] or 'not stated')
+            table[source] = dict(holds=given['pair'],
+                rows=f"{record['rows'][source]:,}" if source in record['rows'] else 'not counted',
+                licence=given['licence'] or 'not stated')
     import pandas as pd
     return pd.DataFrame(table).T.rename_axis('source').reset_index()
 
@@ -154,7 +177,8 @@ def _made(embedder):
 def _snippets(embedder):
     "How to use the model, tool by tool: Markdown with Python that can be run."
     settings = embedder.settings
-    yield 'sentence-transformers', "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer('MODEL')\nvectors = model.encode(texts)"
+    (yield 'sentence-transformers', "from sentence_transformers import SentenceTransformer\n\nmodel = "
+                                    "SentenceTransformer('MODEL')\nvectors = model.encode(texts)")
     more = embedder.static or len(settings.layers) or settings.truncate_dim or settings.default_prompt_name
     if not more and settings.pooling in (('mean',), ('cls',)): yield 'transformers', (
         "import torch\nfrom transformers import AutoModel, AutoTokenizer\n\n"
@@ -164,7 +188,9 @@ def _snippets(embedder):
         "with torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
         + _BY_HAND[settings.pooling[0]]
         + '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize)
-    yield 'gte_nb', "from gte_nb.embedder import Embedder\n\nmodel = Embedder.load('MODEL')                                       # a folder; of the hub: huggingface_hub.snapshot_download(name)\nvectors = model.encode(texts)"
+    (yield 'gte_nb', "from gte_nb.embedder import Embedder\n\nmodel = Embedder.load('MODEL')                "
+                     "                       # a folder; of the hub: "
+                     "huggingface_hub.snapshot_download(name)\nvectors = model.encode(texts)")
 
 def _prompts(settings):
     "What a model wants before a text, for its card."
@@ -176,22 +202,28 @@ def _prompts(settings):
 
 def _results(rows):
     "The part of a card between the marks."
-    table = _table(('task', 'type', 'metric', 'score', '95% interval', 'n'), [(r['task'], r['type'], r['metric'], f"{r['score']:.4f}", f"[{r['low']:.4f}, {r['high']:.4f}]", int(r['n'])) for r in rows])
-    text = f'The score is a mean over n queries, pairs, texts or sets; the interval is a bootstrap over them.\n\n{table}' if rows else 'Nothing has been measured yet. `gte_evaluate FOLDER` measures, and writes its table here.'
+    table = _table(('task', 'type', 'metric', 'score', '95% interval', 'n'),
+        [(r['task'], r['type'], r['metric'], f"{r['score']:.4f}", f"[{r['low']:.4f}, {r['high']:.4f}]",
+        int(r['n'])) for r in rows])
+    text = ('The score is a mean over n queries, pairs, texts or sets; the interval is a bootstrap over '
+            f'them.\n\n{table}' if rows
+            else 'Nothing has been measured yet. `gte_evaluate FOLDER` measures, and writes its table here.')
     return f'{_MARKS[0]}\n{text}\n{_MARKS[1]}'
 
 def _index(name, rows):
     "The same for the head of a card: huggingface_hub's EvalResult."
     from huggingface_hub import EvalResult
     def slug(text, blank): return re.sub(r'[^a-z0-9]+', blank, text.lower().replace('@', '_at_')).strip(blank)
-    return dict(model_name=name, eval_results=[EvalResult(task_type=r['type'], dataset_type=slug(r['task'], '-'), dataset_name=r['task'], metric_type=slug(r['metric'], '_'),
+    return dict(model_name=name, eval_results=[EvalResult(task_type=r['type'],
+        dataset_type=slug(r['task'], '-'), dataset_name=r['task'], metric_type=slug(r['metric'], '_'),
         metric_name=r['metric'], metric_value=round(float(r['score']), 4)) for r in rows]) if rows else {}
 
 def _put(file, text):
     "Write a file whole or not at all."
     with written_aside(file) as aside: aside.write_text(text, encoding='utf-8')
 
-def _signed(text): return f'{text}\n<!-- gte_nb {hashlib.sha256(text.encode()).hexdigest()[:16]}: as it was written -->\n'
+def _signed(text):
+    return f'{text}\n<!-- gte_nb {hashlib.sha256(text.encode()).hexdigest()[:16]}: as it was written -->\n'
 
 def _untouched(text):
     "Whether a file is as `_signed` made it."
@@ -201,8 +233,10 @@ def _untouched(text):
 def _licence_text(history):
     table = licences(history)
     clear = bool(table['licence'].isin(PERMISSIVE).all()) if len(table) else True
-    return clear, (f"The code that trained this model is under Apache-2.0. Its weights were learnt from texts that have licences of their own; whether these bind the weights is not settled. "
-        f"The head of the card says apache-2.0 when all licences of this table are among {', '.join(PERMISSIVE)}, and otherwise `other`. Look whether your use fits them.\n\n"
+    return clear, ("The code that trained this model is under Apache-2.0. Its weights were learnt from "
+                   "texts that have licences of their own; whether these bind the weights is not settled. "
+        "The head of the card says apache-2.0 when all licences of this table are among "
+        f"{', '.join(PERMISSIVE)}, and otherwise `other`. Look whether your use fits them.\n\n"
         + _table(('source', 'holds', 'rows', 'licence'), table.values.tolist()))
 
 def model_card(
@@ -218,17 +252,28 @@ def model_card(
     clear, licence_text = _licence_text(history)
     english, code = bool(base or len(listed)), bool((listed['category'] == 'code').any())
     title = f"{about.get('name', 'model')}, stage {about.get('stage', 1)}"
-    head = ModelCardData(language=['en']*english + ['code']*code or None, license='apache-2.0' if clear else 'other', **({} if clear else dict(license_name='licences-of-its-sources', license_link='LICENSE.md')),
-        library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0], datasets=sorted({hub for hub in listed['hub_id'] if hub}) or None,
-        tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb', f'arxiv:{_ARXIV}'], **_index(title, results))
-    kind = f'a table of {config.vocab_size:,} token vectors' if embedder.static else f'BERT of {config.num_hidden_layers} layers'
+    head = ModelCardData(language=['en']*english + ['code']*code or None,
+        license='apache-2.0' if clear else 'other',
+        **({} if clear else dict(license_name='licences-of-its-sources', license_link='LICENSE.md')),
+        library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0],
+        datasets=sorted({hub for hub in listed['hub_id'] if hub}) or None,
+        tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb',
+        f'arxiv:{_ARXIV}'], **_index(title, results))
+    kind = (f'a table of {config.vocab_size:,} token vectors' if embedder.static else f'BERT of {config.num_hidden_layers} layers')
     size = sum(p.numel() for p in embedder.encoder.parameters())
-    stages = {1: 'contrastive pre-training on weak pairs', 2: 'contrastive fine-tuning on triples with hard negatives'}
-    done = list(dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling') for record in history))
-    fields = dict.fromkeys(name for record in history for name in record['about'] if name not in ('name', 'stage', 'sources', 'init', 'encoder'))
+    stages = {1: 'contrastive pre-training on weak pairs',
+        2: 'contrastive fine-tuning on triples with hard negatives'}
+    done = list(dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling')
+        for record in history))
+    fields = dict.fromkeys(name for record in history for name in record['about']
+        if name not in ('name', 'stage', 'sources', 'init', 'encoder'))
     def column(record):
-        values = dict({name: record['about'].get(name, '') for name in fields}, sources=', '.join(record['about'].get('sources', ())), pairs_seen=f"{record['pairs']:,}", minutes=f"{record['seconds']/60:.1f}", date=record['date'], hardware=record['hardware'], versions=record['versions'])
-        return {name: ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value for name, value in values.items()}
+        values = dict({name: record['about'].get(name, '') for name in fields},
+            sources=', '.join(record['about'].get('sources', ())), pairs_seen=f"{record['pairs']:,}",
+            minutes=f"{record['seconds']/60:.1f}", date=record['date'], hardware=record['hardware'],
+            versions=record['versions'])
+        return {name: ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            for name, value in values.items()}
     columns = [column(record) for record in history]
     snippets = '\n\n'.join(f'With {tool}:\n\n```python\n{code}\n```' for tool, code in _snippets(embedder))
     return _signed(f"""---
@@ -278,7 +323,9 @@ def write_card(
     corpus: Corpus|None = None, # that it was trained on, for the number of rows
     init: str|Path|None = None, # folder of the model that it started from
 ) -> bool: # whether it was written
-    "Write the card of a finished run, with history.json and, where the licence needs it, LICENSE.md. A card of this run stays, and so does one that somebody has edited, which is said on stderr. Raises ValueError when there is no finished run."
+    """Write the card of a finished run, with history.json and, where the licence needs it, LICENSE.md. A
+    card of this run stays, and so does one that somebody has edited, which is said on stderr. Raises
+    ValueError when there is no finished run."""
     folder = Path(folder)
     card, record = folder/'README.md', folder/'history.json'
     history = training_history(folder, corpus, init)
@@ -286,7 +333,8 @@ def write_card(
     if known and card.exists(): return False
     _put(record, json.dumps(history, indent=1))
     if card.exists() and not _untouched(card.read_text(encoding='utf-8')):
-        print(f'{card} was edited or is not of this run, and stays; delete it, and the same command writes a new one', file=sys.stderr)
+        print(f'{card} was edited or is not of this run, and stays; delete it, and the same command writes '
+              'a new one', file=sys.stderr)
         return False
     clear, text = _licence_text(history)
     if not clear: _put(folder/'LICENSE.md', f'# Licences of what this model is made of\n\n{text}\n')
@@ -298,15 +346,22 @@ def add_results(
     folder: str|Path, # of a model with a card
     rows: 'pd.DataFrame', # task, type, metric, score, low, high, n; rows without a score are left out
 ):
-    "Put measured results into a card: its table and its model-index. Raises ValueError when there is no card, or no place in it."
+    """Put measured results into a card: its table and its model-index. Raises ValueError when there is no
+    card, or no place in it."""
     from huggingface_hub import ModelCard, ModelCardData
     file = Path(folder)/'README.md'
-    if not file.exists(): raise ValueError(f'{folder} has no card (no README.md) to put results in; gte_share {folder} writes one for a finished run')
+    if not file.exists():
+        raise ValueError(f'{folder} has no card (no README.md) to put results in; gte_share {folder} writes '
+                         'one for a finished run')
     text = file.read_text(encoding='utf-8')
     block = re.compile('{}.*?{}'.format(*map(re.escape, _MARKS)), re.S)
-    if not block.search(text): raise ValueError(f'{file} has no place for results: put the lines {_MARKS[0]} and {_MARKS[1]} where they should stand')
-    old = re.findall(r'(?m)^\| (.+?) \| (.+?) \| (.+?) \| (-?[\d.]+) \| \[(-?[\d.]+), (-?[\d.]+)\] \| (\d+) \|$', block.search(text)[0])
-    merged = {(task, metric): dict(task=task, type=kind, metric=metric, score=float(score), low=float(low), high=float(high), n=int(n)) for task, kind, metric, score, low, high, n in old}
+    if not block.search(text):
+        raise ValueError(f'{file} has no place for results: put the lines {_MARKS[0]} and {_MARKS[1]} where '
+                         'they should stand')
+    old = re.findall(r'(?m)^\| (.+?) \| (.+?) \| (.+?) \| (-?[\d.]+) \| \[(-?[\d.]+), (-?[\d.]+)\] \| (\d+) '
+                     r'\|$', block.search(text)[0])
+    merged = {(task, metric): dict(task=task, type=kind, metric=metric, score=float(score), low=float(low),
+        high=float(high), n=int(n)) for task, kind, metric, score, low, high, n in old}
     merged |= {(row['task'], row['metric']): row for row in rows[rows['score'].notna()].to_dict('records')}
     if not merged: return
     title = re.search(r'(?m)^# (.+)$', text)
@@ -316,7 +371,9 @@ def add_results(
         head = re.sub(r'(?m)^model-index:\n(?:(?: |- ).*\n)*', '', head) + index
         new = block.sub(lambda _: _results(list(merged.values())), f'{before}---\n{head}---\n{after}')
         ModelCard(new)
-    except Exception as error: raise ValueError(f'the head of {file} is not what the hub reads ({squeeze(str(error))}); correct the YAML between the two lines ---') from None
+    except Exception as error:
+        raise ValueError(f'the head of {file} is not what the hub reads ({squeeze(str(error))}); correct '
+                         'the YAML between the two lines ---') from None
     if _untouched(text): new = _signed(new.rpartition('\n<!-- gte_nb ')[0])
     _put(file, new)
 
@@ -416,7 +473,9 @@ def export_onnx(
     return largest
 
 # %% ../nbs/07a_sharing.ipynb #5b9c1f2c
-_LOCAL = [re.compile(rb'/(?<![\w:/.-]/)(?:home|root|Users|tmp|mnt|media|scratch|work|usr|opt|var)/[\w.-][^\s"\'\\`)<>\x00-\x1f]*'), re.compile(rb':[\\/]+Users[\\/]+[\w.-]+')]
+_LOCAL = [
+    re.compile(
+    rb'/(?<![\w:/.-]/)(?:home|root|Users|tmp|mnt|media|scratch|work|usr|opt|var)/[\w.-][^\s"\'\\`)<>\x00-\x1f]*'), re.compile(rb':[\\/]+Users[\\/]+[\w.-]+')]
 _LARGEST = 50 * 10**9   # bytes of a file that the hub takes
 _OPTIONAL = ('config.json', 'config_sentence_transformers.json', 'sentence_bert_config.json',
              'special_tokens_map.json', 'vocab.txt', _ONNX)
@@ -497,18 +556,23 @@ def publish(
     repo_id: str, # user/name on the Hugging Face hub
     private: bool = True, # whether only its owner sees a new repository
 ) -> str: # the address
-    "Upload the files that `model_files` names, and no others. Raises ValueError with one sentence when a file is not in order, without a token, or when the hub cannot be reached or refuses."
+    """Upload the files that `model_files` names, and no others. Raises ValueError with one sentence when a
+    file is not in order, without a token, or when the hub cannot be reached or refuses."""
     files = model_files(folder)
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import get_session
-    if not get_token(): raise ValueError(f'{repo_id} was not published: there is no token for the hub; say `hf auth login` once, or set HF_TOKEN')
+    if not get_token():
+        raise ValueError(f'{repo_id} was not published: there is no token for the hub; say `hf auth login` '
+                         'once, or set HF_TOKEN')
     try:
         api = HfApi()
         get_session().head(api.endpoint, timeout=_PATIENCE)
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=[name for name, _ in files],
                           commit_message=f'{model_hash(folder)}, by gte_nb')
-    except Exception as error: raise ValueError(f"{repo_id} was not published ({type(error).__name__}: {squeeze(str(error))}); the same command tries again") from None
+    except Exception as error:
+        raise ValueError(f"{repo_id} was not published ({type(error).__name__}: {squeeze(str(error))}); the "
+                         "same command tries again") from None
     return str(url)
 
 _PATIENCE = 20   # seconds for the hub's sign of life
@@ -522,13 +586,17 @@ def gte_share(
 ):
     "Check a model, show what would be uploaded, and upload it."
     try:
-        if not Path(folder).is_dir(): raise ValueError(f'there is no folder {folder}; give one that training wrote')
+        if not Path(folder).is_dir():
+            raise ValueError(f'there is no folder {folder}; give one that training wrote')
         if finished_run(folder) and not (Path(folder)/'README.md').exists(): write_card(folder)
         if onnx: print(f'{folder}/{_ONNX}: vectors differ by at most {export_onnx(folder):.0e}')
         files = model_files(folder)
         for name, size in files: print(f'{size:14,}  {name}')
         if to: print(f'published: {publish(folder, to, not public)}')
-        else: print(f"{sum(size for _, size in files):14,}  bytes in all. README.md begins:\n\n" + '\n'.join((Path(folder)/'README.md').read_text(encoding='utf-8').splitlines()[:25]) + f'\n…\n\nto publish: gte_share {folder} --to USER/NAME')
+        else:
+            print(f"{sum(size for _, size in files):14,}  bytes in all. README.md begins:\n\n"
+                + '\n'.join((Path(folder)/'README.md').read_text(encoding='utf-8').splitlines()[:25])
+                + f'\n…\n\nto publish: gte_share {folder} --to USER/NAME')
     except (ValueError, FileNotFoundError) as error: complain(error)
 
 # %% ../nbs/07a_sharing.ipynb #126191e7

@@ -43,7 +43,8 @@ class Recipe:
     "Everything that decides what a stage does, apart from the corpus and the seed."
     name: str # of the recipe
     stage: int # 1: pairs; 2: triples
-    start: str = 'all-MiniLM-L6-v2' # the packaged weights; or 'scratch': random ones; or a BERT's folder or its name on the Hugging Face hub
+    # the packaged weights; or 'scratch': random ones; or a BERT's folder or its name on the Hugging Face hub
+    start: str = 'all-MiniLM-L6-v2'
     keep_layers: tuple[int, ...] = () # of the BERT it starts from, counted from 0; (): all
     layers: int = 0 # scratch: of a BERT; 0: a static encoder
     vocab_size: int = 30_522 # scratch: tokens of the vocabulary trained on the corpus
@@ -74,30 +75,43 @@ class Recipe:
     @property
     def settings(self) -> dict: # name → value
         "The fields that are arguments of `train`."
-        return {name: getattr(self, name) for name in ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')}
+        return {name: getattr(self, name) for name in ('steps', 'learning_rate', 'loss', 'temperature',
+            'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')}
 
     def __str__(self):
-        return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} {_comments()[name]}' for name, value in list(asdict(self).items())[2:])
+        return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} '
+            f'{_comments()[name]}' for name, value in list(asdict(self).items())[2:])
 
 @cache
-def _comments(): return {name: comment or '' for name, comment in docments(Recipe).items()}   # what stands beside the fields above
+def _comments():
+    # what stands beside the fields above
+    return {name: comment or '' for name, comment in docments(Recipe).items()}
 
 # %% ../nbs/08_stages.ipynb #69a08157
 def _paper(size, start, learning_rate):
-    same = dict(name=f'paper-{size}', start=start, temperature=0.01, precision='bf16', dropout=0.1, max_length=512)
-    return (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=16_384, steps=50_000, learning_rate=learning_rate, **same),
-            Recipe(stage=2, query_tokens=512, document_tokens=512, batch_size=128, steps=25_000, learning_rate=learning_rate/10, sources=TRIPLES, **same))
+    same = dict(name=f'paper-{size}', start=start, temperature=0.01, precision='bf16', dropout=0.1,
+        max_length=512)
+    return (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=16_384, steps=50_000,
+        learning_rate=learning_rate, **same),
+            Recipe(stage=2, query_tokens=512, document_tokens=512, batch_size=128, steps=25_000,
+            learning_rate=learning_rate/10, sources=TRIPLES, **same))
 
-TRIPLES = ('see_also', 'docstring_code', 'headword_example', 'term_synonym')   # what people have marked as right, and what is near it and wrong
+# what people have marked as right, and what is near it and wrong
+TRIPLES = ('see_also', 'docstring_code', 'headword_example', 'term_synonym')
 _weak = ('docstring_code', 'summary_rest', 'see_also')
 _laptop = dict(name='laptop', keep_layers=(0, 2, 5))
-_scratch = dict(name='laptop-scratch', start='scratch', max_length=512, document_tokens=256, temperature=0.05, batch_size=512, weight_decay=0., token_dropout=0.4)
+_scratch = dict(name='laptop-scratch', start='scratch', max_length=512, document_tokens=256, temperature=0.05,
+    batch_size=512, weight_decay=0., token_dropout=0.4)
 _gpu = dict(name='single-gpu', max_length=512, temperature=0.02, precision='bf16', dropout=0.1)
 RECIPES = {
-    'laptop': (Recipe(stage=1, sources=_weak, steps=200, **_laptop), Recipe(stage=2, sources=TRIPLES, steps=40, learning_rate=1e-4, **_laptop)),
-    'laptop-scratch': (Recipe(stage=1, sources=_weak, steps=1000, learning_rate=0.01, **_scratch), Recipe(stage=2, sources=TRIPLES, steps=60, learning_rate=1e-3, **_scratch)),
-    'single-gpu': (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=4096, steps=2000, **_gpu),
-                   Recipe(stage=2, query_tokens=128, document_tokens=512, batch_size=256, steps=500, learning_rate=2e-5, sources=TRIPLES, **_gpu)),
+    'laptop': (Recipe(stage=1, sources=_weak, steps=200, **_laptop),
+    Recipe(stage=2, sources=TRIPLES, steps=40, learning_rate=1e-4, **_laptop)),
+    'laptop-scratch': (Recipe(stage=1, sources=_weak, steps=1000, learning_rate=0.01, **_scratch),
+    Recipe(stage=2, sources=TRIPLES, steps=60, learning_rate=1e-3, **_scratch)),
+    'single-gpu': (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=4096, steps=2000,
+    **_gpu),
+                   Recipe(stage=2, query_tokens=128, document_tokens=512, batch_size=256, steps=500,
+                   learning_rate=2e-5, sources=TRIPLES, **_gpu)),
     'paper-small': _paper('small', 'microsoft/MiniLM-L12-H384-uncased', 3e-4),
     'paper-base': _paper('base', 'google-bert/bert-base-uncased', 2e-4),
     'paper-large': _paper('large', 'google-bert/bert-large-uncased', 5e-5),
@@ -112,7 +126,8 @@ def inverse_document_frequency(
     counts = np.zeros(vocab_size)
     for table in tables:
         text = np.repeat(np.arange(len(table)), np.diff(table.ends, prepend=0))
-        counts += np.bincount(sorted_unique(text * vocab_size + table.flat) % vocab_size, minlength=vocab_size)
+        counts += np.bincount(sorted_unique(text * vocab_size + table.flat) % vocab_size,
+            minlength=vocab_size)
     return np.log(sum(map(len, tables)) / np.maximum(counts, 1)).clip(0.1)
 
 def chosen_sources(
@@ -120,7 +135,8 @@ def chosen_sources(
     recipe: Recipe, # whose sources may be ()
 ) -> Recipe: # with sources named
     "Name the sources of a recipe that trains on all there are."
-    return replace(recipe, sources=recipe.sources or tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train')))
+    return replace(recipe, sources=recipe.sources
+        or tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train')))
 
 def source_tables(
     embedder: Embedder, # its tokenizer is used
@@ -132,14 +148,19 @@ def source_tables(
     for source in recipe.sources:
         if not corpus.manifest['rows'].get(source, {}).get('train'):
             others = [s for s, rows in corpus.manifest['rows'].items() if rows.get('train')]
-            raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages" + (f", or leave it out with --sources {','.join(others)}" if others else ''))
-        key = f"{corpus.fingerprint}-{'clean' if recipe.clean else 'all'}-{tokenizer_hash(embedder.tokenizer)}-{'bare' if embedder.static else 'wrapped'}"
-        tables.append(tuple(token_table(embedder, lambda: training_pairs(corpus, source, recipe.clean)[column].tolist(), length, cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
-                            for column, length in (('query', recipe.query_tokens), ('document', recipe.document_tokens))))
+            raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages"
+                + (f", or leave it out with --sources {','.join(others)}" if others else ''))
+        key = (f"{corpus.fingerprint}-{'clean' if recipe.clean else 'all'}-{tokenizer_hash(embedder.tokenizer)}-{'bare' if embedder.static else 'wrapped'}")
+        tables.append(tuple(token_table(embedder,
+            lambda: training_pairs(corpus, source, recipe.clean)[column].tolist(), length,
+            cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
+                            for column, length in (('query', recipe.query_tokens),
+                            ('document', recipe.document_tokens))))
     return tables
 
 def _loaded(folder, recipe, keep_layers=None):
-    "A model to go on from. A bare checkpoint does not say how long its vectors are; the loss reads their directions, so 1."
+    """A model to go on from. A bare checkpoint does not say how long its vectors are; the loss reads their
+    directions, so 1."""
     embedder = Embedder.load(folder, keep_layers=keep_layers, dropout=recipe.dropout)
     if folder and not (Path(folder)/'modules.json').exists(): embedder.settings.normalize = True
     return embedder
@@ -158,13 +179,16 @@ def start_embedder(
         encoder = StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size)
         # unknown words stay out of the mean: the folder then has one vector for a text in every library
         embedder = Embedder(encoder, tokenizer, recipe.max_length, Settings(skip_unknown=True))
-        idf = inverse_document_frequency([t for both in source_tables(embedder, corpus, recipe) for t in both], tokenizer.get_vocab_size())
+        idf = inverse_document_frequency([t for both in source_tables(embedder, corpus, recipe)
+            for t in both], tokenizer.get_vocab_size())
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             weight = embedder.encoder.embedding.weight
-            weight.copy_(torch.randn(weight.shape, generator=generator) * torch.from_numpy(idf).float()[:, None] / recipe.hidden_size**0.5)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * torch.from_numpy(idf).float()[:,
+                None] / recipe.hidden_size**0.5)
         return embedder
-    folder = None if recipe.start == 'all-MiniLM-L6-v2' else recipe.start if Path(recipe.start).is_dir() else hub_folder(recipe.start)
+    folder = None if recipe.start == 'all-MiniLM-L6-v2' else recipe.start if Path(
+        recipe.start).is_dir() else hub_folder(recipe.start)
     embedder = _loaded(folder, recipe, recipe.keep_layers or None)
     embedder.max_length = recipe.max_length
     return embedder
@@ -188,7 +212,8 @@ def pair_batches(
     recipe: Recipe, # sources, α, batch size, lengths
     seed: int = 0, # of the sampler
 ) -> Callable[[int], Batch]: # step → batch
-    "Stage 1: batches of pairs, one source each. Raises ValueError for an empty source or a batch larger than every source."
+    """Stage 1: batches of pairs, one source each. Raises ValueError for an empty source or a batch larger
+    than every source."""
     tables = source_tables(embedder, corpus, recipe)
     sampler = MixtureSampler([len(queries) for queries, _ in tables], recipe.batch_size, recipe.alpha, seed)
     def batch_at(step):
@@ -208,7 +233,9 @@ def siblings(
     other, rng = np.full(len(pairs), -1), np.random.default_rng(seed)
     modules = pairs.groupby('module').indices
     for rows in modules.values():
-        if len(rows) > 1: other[rows] = rows[(np.arange(len(rows)) + rng.integers(1, len(rows), size=len(rows))) % len(rows)]
+        if len(rows) > 1:
+            other[rows] = rows[(np.arange(len(rows))
+                + rng.integers(1, len(rows), size=len(rows))) % len(rows)]
     keys, _ = pd.factorize(pd.concat([pairs['query'], pairs['document']]).map(normalise))
     query, document = np.split(keys, 2)
     right, drawn = known_links(query, document), np.flatnonzero(other >= 0)
@@ -312,17 +339,24 @@ def run_stage(
     corpus: Corpus|None = None, # None: the project's own, mined when it is not there yet
     init: str|Path|None = None, # folder of the model to start from; None: the recipe's own start
     seed: int = 0, # of everything random
-    **how, # arguments of `train` that say how it is computed and shown, not what: memory, gauges, tracker, quiet …
+    # arguments of `train` that say how it is computed and shown, not what: memory, gauges, tracker, quiet …
+    **how,
 ) -> 'pd.DataFrame': # the log: step, loss, norm, learning_rate, pairs, seconds, skipped
-    "Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one sentence for bad input."
+    """Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one
+    sentence for bad input."""
     corpus, out = corpus or mine(), Path(out)
     recipe, finished = chosen_sources(corpus, recipe), finished_run(out)
     with losses_said(out), first_process_first():                         # which fills the caches
         if not finished: writable(out)                                   # asked before the work
         embedder = _loaded(init, recipe) if init else start_embedder(recipe, corpus, seed, out)
         if embedder.static != recipe.static:
-            raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe {recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; choose the other recipe or another --init")
-        about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(embedder.tokenizer), init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start) else recipe.start)
+            raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe "
+                             f"{recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; "
+                             "choose the other recipe or another --init")
+        about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint,
+            tokenizer=tokenizer_hash(embedder.tokenizer),
+            init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start)
+            else recipe.start)
         make_batches = pair_batches if recipe.stage == 1 else triple_batches
         batches = None if finished else make_batches(embedder, corpus, recipe, seed)
         if not (finished or how.get('quiet')) and processes().is_main_process:
@@ -342,8 +376,10 @@ def gauge_sources(
     train on, in stage 2 of those that only stage 1 has trained on. Of your own rows those for validation."""
     sizes = {source: rows.get('validation', 0) for source, rows in corpus.manifest['rows'].items()}
     if _own(corpus): return {source: 'learns' for source in recipe.sources if sizes.get(source, 0) >= 2}
-    watched = [source for source in (sizes if recipe.stage == 1 else chosen_sources(corpus, before).sources) if source not in recipe.sources and sizes.get(source, 0) >= 50]
-    return {source: 'rises' if recipe.stage == 1 else 'stays' for source in sorted(watched, key=sizes.get, reverse=True)[:2]}
+    watched = [source for source in (sizes if recipe.stage == 1 else chosen_sources(corpus, before).sources)
+        if source not in recipe.sources and sizes.get(source, 0) >= 50]
+    return {source: 'rises' if recipe.stage == 1 else 'stays'
+        for source in sorted(watched, key=sizes.get, reverse=True)[:2]}
 
 def held_back(
     corpus: Corpus, # from files
@@ -369,9 +405,13 @@ def _watched(corpus, recipe, before, every):
         gauges = expects = {}                                             # a few rows that are all alike
     return gauges, expects, held_back(corpus, recipe, gauges) if _own(corpus) else []
 
-HOW = dict(memory=(float, 'GiB that the graphs of a step may take; default: 2, or half of a GPU'), tracker=(str, 'tensorboard, wandb or another that accelerate knows'),
-           log_every=(int, 'steps between two lines; default: twenty lines in a terminal'), gauge_every=(int, 'steps between two measurements of the gauges; default: a fifth of the run; 0: no gauges'),
-           checkpoint_seconds=(float, 'between checkpoints; default: a minute'), keep=(int, 'checkpoints that stay while the run goes on; default: 2'))
+HOW = dict(memory=(float, 'GiB that the graphs of a step may take; default: 2, or half of a GPU'),
+    tracker=(str, 'tensorboard, wandb or another that accelerate knows'),
+           log_every=(int, 'steps between two lines; default: twenty lines in a terminal'),
+           gauge_every=(int, 'steps between two measurements of the gauges; default: a fifth of the run; 0: '
+                             'no gauges'),
+           checkpoint_seconds=(float, 'between checkpoints; default: a minute'),
+           keep=(int, 'checkpoints that stay while the run goes on; default: 2'))
 
 SWITCHES = dict(packed='leave out padding on a GPU too', compile='torch.compile: for a GPU and long runs',
                 quiet='no line, bar or chart',
@@ -386,7 +426,8 @@ def _arguments(stage, argv):
     parser.add_argument('--recipe', default='laptop', help=', '.join(RECIPES) + '; default: laptop')
     parser.add_argument('--out', type=Path,
                         help=f'folder of the run, which the same command goes on with; default: {default}')
-    parser.add_argument('--init', default=None, help='folder of the model to start from; default: the recipe\'s own start' + ', which is stage 2 alone'*(stage == 2))
+    parser.add_argument('--init', default=None, help='folder of the model to start from; default: the '
+        'recipe\'s own start' + ', which is stage 2 alone'*(stage == 2))
     parser.add_argument('--seed', type=int, default=0, help='of everything random')
     parser.add_argument('--corpus', nargs='+', action='extend', default=None, metavar='PATH',
                         help="folder of a mined corpus, or files of your rows; default: the project's own")
@@ -454,7 +495,9 @@ def _stage_command(stage, argv):
     except KeyboardInterrupt as stop:
         if first or 'SIGTERM' in str(stop): print(f'\n{stop}', file=sys.stderr)
         sys.exit(130)
-    finally: processes().destroy_process_group()                          # left to the end of the interpreter, gloo aborts now and then
+    finally:
+        # left to the end of the interpreter, gloo aborts now and then
+        processes().destroy_process_group()
 
 def gte_pretrain(
     argv: list[str]|None = None, # words of the command line; None: those of this process

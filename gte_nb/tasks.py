@@ -31,10 +31,12 @@ from .text_sources import TEXT_SOURCES, orange_table, text_files
 def mask_names(
     pairs: pd.DataFrame, # query, document, name
 ) -> pd.DataFrame: # the same rows, each function's own name replaced by f in both texts
-    "Hide the answer: a docstring that quotes the function's name would give it away, and so would the def line."
+    """Hide the answer: a docstring that quotes the function's name would give it away, and so would the
+    def line."""
     masked = pairs.copy()
     for column in ('query', 'document'):
-        masked[column] = [re.sub(rf'(?<!\w){re.escape(name.rsplit(".", 1)[-1])}(?!\w)', 'f', text) for name, text in zip(pairs['name'], pairs[column])]
+        masked[column] = [re.sub(rf'(?<!\w){re.escape(name.rsplit(".", 1)[-1])}(?!\w)', 'f', text)
+            for name, text in zip(pairs['name'], pairs[column])]
     return masked
 
 def packages_task(
@@ -44,32 +46,44 @@ def packages_task(
     rows: int = 1500, # functions, drawn at random with a fixed seed
 ) -> Retrieval:
     "Docstring → code on held-out packages. Raises ValueError when the corpus holds none."
-    pairs = corpus.pairs('docstring_code', split, drop=ALL & ~NAME_LEAK) if 'docstring_code' in corpus.manifest['rows'] else []      # rows that quote the name stay: the masked task answers them
-    if not len(pairs): raise ValueError(f'packages: {corpus.folder} has no {split} packages; give a package list with some (see data/corpus-packages.csv)')
+    # rows that quote the name stay: the masked task answers them
+    pairs = corpus.pairs('docstring_code', split,
+        drop=ALL & ~NAME_LEAK) if 'docstring_code' in corpus.manifest['rows'] else []
+    if not len(pairs):
+        raise ValueError(f'packages: {corpus.folder} has no {split} packages; give a package list with some '
+                         '(see data/corpus-packages.csv)')
     pairs = pairs.sample(min(rows, len(pairs)), random_state=0)
     if masked: pairs = mask_names(pairs)
-    return Retrieval(('packages' if split == 'test' else split) + ' (names masked)'*masked, pairs['query'].tolist(), pairs['document'].tolist(), np.arange(len(pairs)))
+    return Retrieval(('packages' if split == 'test' else split) + ' (names masked)'*masked,
+        pairs['query'].tolist(), pairs['document'].tolist(), np.arange(len(pairs)))
 
 # %% ../nbs/09b_tasks.ipynb #18aa836a
-KNOWN_NAMES = dict(stsbenchmark='STSBenchmark', banking77='Banking77', mrpc='MRPC', cosqa='CoSQA')   # file name in lower-case letters and digits → what tables show
+# file name in lower-case letters and digits → what tables show
+KNOWN_NAMES = dict(stsbenchmark='STSBenchmark', banking77='Banking77', mrpc='MRPC', cosqa='CoSQA')
 _ROLES = ('test', 'validation', 'train', 'corpus', 'queries', 'qrels')
-_ACCEPTED = 'sentence1, sentence2, score; or sentence1, sentence2, label; or text, label; or query_id, query, corpus_id'
-_CONVERT = "it is not read, because only parquet files are kept out of training; convert it with pandas, to_parquet"
+_ACCEPTED = ('sentence1, sentence2, score; or sentence1, sentence2, label; or text, label; or query_id, '
+             'query, corpus_id')
+_CONVERT = ("it is not read, because only parquet files are kept out of training; convert it with pandas, "
+            "to_parquet")
 
 def _read(file):
     "A parquet file as a table."
     try: return pd.read_parquet(file)
-    except (ValueError, OSError) as error: raise ValueError(f'{file.name} cannot be read as parquet ({type(error).__name__}); fetch it again') from None
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f'{file.name} cannot be read as parquet ({type(error).__name__}); fetch it again') from None
 
 def _column(table, file, *spellings):
     "The column under any of its names."
     for spelling in spellings:
         if spelling in table: return table[spelling]
-    raise ValueError(f"{file.name} has the columns {', '.join(map(str, table.columns))}; it needs {' or '.join(spellings)}")
+    raise ValueError(f"{file.name} has the columns {', '.join(map(str, table.columns))}; it needs "
+                     f"{' or '.join(spellings)}")
 
 def _refuse(bad, values, file, why):
     "Raise for the first bad row."
-    if (places := np.flatnonzero(bad)).size: raise ValueError(f'{file.name}, row {places[0]}: {values.tolist()[places[0]]!r} {why}')
+    if (places := np.flatnonzero(bad)).size:
+        raise ValueError(f'{file.name}, row {places[0]}: {values.tolist()[places[0]]!r} {why}')
 
 def _ids(table, file, *spellings):
     ids = _column(table, file, *spellings)
@@ -78,30 +92,46 @@ def _ids(table, file, *spellings):
 
 def _complete(table, file, texts, numbers, notes):
     "The rows that have all of their texts and numbers; what is left out goes into notes."
-    table = table.assign(**{column: pd.to_numeric(table[column], errors='coerce').astype(float) for column in numbers})
-    empty = pd.DataFrame({**{c: [not (isinstance(t, str) and t.strip()) for t in table[c]] for c in texts}, **{c: ~np.isfinite(table[c]) for c in numbers}}, index=table.index)
+    table = table.assign(**{column: pd.to_numeric(table[column], errors='coerce').astype(float)
+        for column in numbers})
+    empty = pd.DataFrame({**{c: [not (isinstance(t, str) and t.strip()) for t in table[c]] for c in texts},
+        **{c: ~np.isfinite(table[c]) for c in numbers}}, index=table.index)
     if (bad := empty.any(axis=1).to_numpy()).any():
         row, column = bad.argmax(), empty.columns[empty.iloc[bad.argmax()]][0]
-        notes.append(f'{file.name}: {bad.sum()} of {len(table)} rows lack a text or a number and are left out, first row {row}, whose {column} is {table[column].tolist()[row]!r}')
-    if bad.all(): raise ValueError(f'{file.name} has no row with all of {", ".join(empty.columns)}; fill it or remove it')
+        notes.append(f'{file.name}: {bad.sum()} of {len(table)} rows lack a text or a number and are left '
+                     f'out, first row {row}, whose {column} is {table[column].tolist()[row]!r}')
+    if bad.all():
+        raise ValueError(f'{file.name} has no row with all of {", ".join(empty.columns)}; fill it or remove '
+                         'it')
     return table[~bad].reset_index(drop=True)
 
 def _judged_pairs(name, file, table, notes):
     judgement = 'score' if 'score' in table else 'label'
     table = _complete(table, file, ['sentence1', 'sentence2'], [judgement], notes)
-    if judgement == 'label': _refuse(~table['label'].isin([0, 1]), table['label'], file, 'is no label of a pair; use 1 (paraphrase) or 0')
-    if table[judgement].nunique() < 2: raise ValueError(f'{file.name}: each {judgement} is {table[judgement].iloc[0]:g}, so there is nothing to compare with; give rows that differ')
+    if judgement == 'label':
+        _refuse(~table['label'].isin([0, 1]), table['label'], file,
+            'is no label of a pair; use 1 (paraphrase) or 0')
+    if table[judgement].nunique() < 2:
+        raise ValueError(f'{file.name}: each {judgement} is {table[judgement].iloc[0]:g}, so there is '
+                         'nothing to compare with; give rows that differ')
     columns = table['sentence1'].tolist(), table['sentence2'].tolist()
-    return STS(name, *columns, table['score'].to_numpy()) if judgement == 'score' else PairClassification(name, *columns, table['label'].to_numpy(int))
+    return STS(name, *columns, table['score'].to_numpy()) if judgement == 'score' else PairClassification(
+        name, *columns, table['label'].to_numpy(int))
 
 def _labelled(name, files, split, table, notes):
-    if 'train' not in files: raise ValueError(f'{files[split].name} has text and label, and nothing lies beside it to learn the labels from; add {files[split].name.replace(split, "train")}')
+    if 'train' not in files:
+        raise ValueError(f'{files[split].name} has text and label, and nothing lies beside it to learn the '
+                         f'labels from; add {files[split].name.replace(split, "train")}')
     train = _read(files['train'])
     for column in ('text', 'label'): _column(train, files['train'], column)
-    test, train = (_complete(t, file, ['text'], [], notes) for t, file in ((table, files[split]), (train, files['train'])))
-    for t, file in ((test, files[split]), (train, files['train'])): _refuse(t['label'].isna(), t['label'], file, 'is no label; give one, or remove the row')
-    _refuse(~test['label'].isin(train['label']), test['label'], files[split], f"is a label that {files['train'].name} lacks; add texts of it there, or remove the row")
-    return Classification(name, train['text'].tolist(), train['label'].to_numpy(), test['text'].tolist(), test['label'].to_numpy())
+    test, train = (_complete(t, file, ['text'], [], notes)
+        for t, file in ((table, files[split]), (train, files['train'])))
+    for t, file in ((test, files[split]), (train, files['train'])):
+        _refuse(t['label'].isna(), t['label'], file, 'is no label; give one, or remove the row')
+    _refuse(~test['label'].isin(train['label']), test['label'], files[split],
+        f"is a label that {files['train'].name} lacks; add texts of it there, or remove the row")
+    return Classification(name, train['text'].tolist(), train['label'].to_numpy(), test['text'].tolist(),
+        test['label'].to_numpy())
 
 def _by_id(file, notes):
     "Text by id, None where there is none."
@@ -111,24 +141,33 @@ def _by_id(file, notes):
     _refuse(ids.duplicated(), ids, file, 'is the id of an earlier row as well; make ids unique')
     if 'title' in table: text = table['title'].fillna('').astype(str) + ' ' + text
     text = text.str.strip()
-    if (empty := (text == '').to_numpy()).any(): notes.append(f'{file.name}: {empty.sum()} of {len(table)} texts are empty and left out, first {ids.iloc[empty.argmax()]!r}')
+    if (empty := (text == '').to_numpy()).any():
+        notes.append(f'{file.name}: {empty.sum()} of {len(table)} texts are empty and left out, first '
+                     f'{ids.iloc[empty.argmax()]!r}')
     return dict(zip(ids, text.where(~empty, None)))
 
 def _retrieval(name, files, split, notes):
-    if missing := [role for role in ('corpus', *(('queries', 'qrels') if split not in files else ())) if role not in files]:
+    if missing := [role for role in ('corpus', *(('queries', 'qrels') if split not in files else ()))
+            if role not in files]:
         have = ', '.join(file.name for file in files.values())
-        raise ValueError(f"there is {have}, and no {' and no '.join(missing)}; retrieval needs corpus and {split}, or corpus, queries and qrels")
+        raise ValueError(f"there is {have}, and no {' and no '.join(missing)}; retrieval needs corpus and "
+                         f"{split}, or corpus, queries and qrels")
     documents, file = _by_id(files['corpus'], notes), files[split] if split in files else files['qrels']
     judged = _read(file)
-    judged = judged.assign(query_id=_ids(judged, file, 'query_id', 'query-id'), corpus_id=_ids(judged, file, 'corpus_id', 'corpus-id'), grade=judged['score'] if 'score' in judged else 1)
+    judged = judged.assign(query_id=_ids(judged, file, 'query_id', 'query-id'),
+        corpus_id=_ids(judged, file, 'corpus_id', 'corpus-id'),
+        grade=judged['score'] if 'score' in judged else 1)
     if split in files:
         judged = _complete(judged, file, ['query'], ['grade'], notes)
         queries = dict(zip(judged['query_id'], judged['query']))
-        _refuse(judged['query'] != judged.groupby('query_id')['query'].transform('first'), judged['query_id'], file, 'is the query_id of two different queries; make ids unique')
+        _refuse(judged['query'] != judged.groupby('query_id')['query'].transform('first'), judged['query_id'],
+            file, 'is the query_id of two different queries; make ids unique')
     else:
         judged, queries = _complete(judged, file, [], ['grade'], notes), _by_id(files['queries'], notes)
-    for column, known, where in (('query_id', queries, files.get('queries', file)), ('corpus_id', documents, files['corpus'])):
-        _refuse(~judged[column].isin(list(known)), judged[column], file, f'is no id of {where.name}; the two belong together, so fetch both again or remove the row')
+    for column, known, where in (('query_id', queries, files.get('queries', file)),
+            ('corpus_id', documents, files['corpus'])):
+        _refuse(~judged[column].isin(list(known)), judged[column], file,
+            f'is no id of {where.name}; the two belong together, so fetch both again or remove the row')
     place = {id: i for i, id in enumerate(id for id, text in documents.items() if text)}
     relevant = defaultdict(dict)
     for query, document, grade in judged[['query_id', 'corpus_id', 'grade']].itertuples(index=False):
@@ -136,8 +175,10 @@ def _retrieval(name, files, split, notes):
     asked = [id for id, text in queries.items() if text and id in relevant]
     if not asked: raise ValueError(f'no query of {file.name} has a relevant document; give scores above 0')
     if idle := [id for id, text in queries.items() if text and id not in relevant]:
-        notes.append(f"{file.name}: {len(idle)} of {len(queries)} queries have no relevant document and are left out, for example {', '.join(map(repr, idle[:3]))}")
-    return Retrieval(name, [queries[id] for id in asked], [documents[id] for id in place], [relevant[id] for id in asked])
+        notes.append(f"{file.name}: {len(idle)} of {len(queries)} queries have no relevant document and are "
+                     f"left out, for example {', '.join(map(repr, idle[:3]))}")
+    return Retrieval(name, [queries[id] for id in asked], [documents[id] for id in place],
+        [relevant[id] for id in asked])
 
 def local_tasks(
     folder: Path, # of parquet files, as `GTE_NB_EVAL_DATA` names it
@@ -148,19 +189,26 @@ def local_tasks(
     for file in sorted(Path(folder).iterdir()):
         name, _, role = file.stem.rpartition('-')
         if file.suffix == '.parquet' and name and role in _ROLES: sets[name][role] = file
-        elif file.suffix == '.parquet': notes.append(f"{file.name} is left out: a file is called NAME-ROLE.parquet, and a role is one of {', '.join(_ROLES)}")
+        elif file.suffix == '.parquet':
+            notes.append(f"{file.name} is left out: a file is called NAME-ROLE.parquet, and a role is one "
+                         f"of {', '.join(_ROLES)}")
         elif file.suffix in ('.csv', '.tsv', '.jsonl', '.json'): notes.append(f'{file.name}: {_CONVERT}')
     for name, files in sets.items():
         shown = KNOWN_NAMES.get(re.sub('[^a-z0-9]', '', name.lower()), name) + f' ({split})'*(split != 'test')
         if shown in {task.name for task in tasks}: shown = name             # two spellings of a known name
         try:
             if split in files: columns = set((table := _read(files[split])).columns)
-            elif split != 'test' or not {'corpus', 'queries', 'qrels'} & set(files): raise ValueError(f'there is no {name}-{split}.parquet')
-            if split not in files or {'query', 'corpus_id'} <= columns or {'query', 'corpus-id'} <= columns: tasks.append(_retrieval(shown, files, split, notes))
+            elif split != 'test' or not {'corpus', 'queries', 'qrels'} & set(files):
+                raise ValueError(f'there is no {name}-{split}.parquet')
+            if split not in files or {'query', 'corpus_id'} <= columns or {'query', 'corpus-id'} <= columns:
+                tasks.append(_retrieval(shown, files, split, notes))
             elif not len(table): raise ValueError(f'{files[split].name} has no rows; fill it or remove it')
-            elif {'sentence1', 'sentence2'} < columns and {'score', 'label'} & columns: tasks.append(_judged_pairs(shown, files[split], table, notes))
+            elif {'sentence1', 'sentence2'} < columns and {'score', 'label'} & columns:
+                tasks.append(_judged_pairs(shown, files[split], table, notes))
             elif {'text', 'label'} <= columns: tasks.append(_labelled(shown, files, split, table, notes))
-            else: raise ValueError(f"{files[split].name} has the columns {', '.join(map(str, table.columns))}; it needs {_ACCEPTED}")
+            else:
+                raise ValueError(f"{files[split].name} has the columns "
+                                 f"{', '.join(map(str, table.columns))}; it needs {_ACCEPTED}")
         except ValueError as error: notes.append(f'{shown} is left out: {error}')
     return tasks, notes
 
@@ -205,26 +253,34 @@ def tuning_task(
 def _gensim(file):
     "The lines of a file of gensim's test data."
     try: path = Path(metadata.distribution('gensim').locate_file('gensim/test/test_data'))/file
-    except metadata.PackageNotFoundError: raise ValueError("gensim is not installed (pip install 'gte_nb[corpus]')") from None
-    if not path.exists(): raise ValueError(f'this gensim comes without its test data {file}; install the wheel of PyPI')
+    except metadata.PackageNotFoundError:
+        raise ValueError("gensim is not installed (pip install 'gte_nb[corpus]')") from None
+    if not path.exists():
+        raise ValueError(f'this gensim comes without its test data {file}; install the wheel of PyPI')
     return path.read_text(encoding='cp1252').splitlines()
 
 def _lee():
-    stories, table = _gensim('lee.cor'), np.array([line.split() for line in _gensim('similarities0-1.txt')], float)
+    stories, table = _gensim('lee.cor'), np.array([line.split() for line in _gensim('similarities0-1.txt')],
+        float)
     one, other = np.triu_indices(len(stories), 1)
     return STS('Lee', [stories[i] for i in one], [stories[i] for i in other], table[one, other])
 
 def _word_pairs(name, file):
     rows = [line.split('\t') for line in _gensim(file) if not line.startswith('#')]
-    return STS(name, [row[0] for row in rows], [row[1] for row in rows], np.array([float(row[2]) for row in rows]))
+    return STS(name, [row[0] for row in rows], [row[1] for row in rows],
+        np.array([float(row[2]) for row in rows]))
 
 def _movie_reviews():
-    labels, texts = zip(*(line.removeprefix('__label__').split(' ', 1) for line in _gensim('pang_lee_polarity.cor')))
+    labels, texts = zip(*(line.removeprefix('__label__').split(' ', 1)
+        for line in _gensim('pang_lee_polarity.cor')))
     order = np.random.default_rng(0).permutation(len(texts))
     train, test = order[:len(order)//3], order[len(order)//3:]
-    return Classification('Movie reviews', *([list(np.array(column)[rows]) for rows in (train, test) for column in (texts, labels)]))
+    return Classification('Movie reviews', *([list(np.array(column)[rows]) for rows in (train, test)
+        for column in (texts, labels)]))
 
-HUMAN = {'Lee': _lee, 'WordSim-353': partial(_word_pairs, 'WordSim-353', 'wordsim353.tsv'), 'SimLex-999': partial(_word_pairs, 'SimLex-999', 'simlex999.txt'), 'Movie reviews': _movie_reviews}   # name → function that makes the task
+# name → function that makes the task
+HUMAN = {'Lee': _lee, 'WordSim-353': partial(_word_pairs, 'WordSim-353', 'wordsim353.tsv'),
+    'SimLex-999': partial(_word_pairs, 'SimLex-999', 'simlex999.txt'), 'Movie reviews': _movie_reviews}
 
 def _gather(makers):
     "(tasks, sentences) from name → function; a ValueError becomes a sentence."
@@ -243,14 +299,20 @@ def clustering_task(
     groups: int = 20, # of a set, at most
     per_group: int = 10, # texts
 ) -> Clustering:
-    "Deal labelled texts into sets, at random with a fixed seed; a text that occurs twice is dealt once. Raises ValueError when they do not fill one set."
+    """Deal labelled texts into sets, at random with a fixed seed; a text that occurs twice is dealt once.
+    Raises ValueError when they do not fill one set."""
     rng, left, dealt = np.random.default_rng(0), defaultdict(list), []
-    for text, label in {normalise(text): (text, label) for text, label in zip(texts, labels)}.values(): left[label].append(text)
+    for text, label in {normalise(text): (text, label) for text, label in zip(texts, labels)}.values():
+        left[label].append(text)
     for of_label in left.values(): rng.shuffle(of_label)
-    while len(dealt) < sets and len(full := sorted(label for label, of_label in left.items() if len(of_label) >= per_group)) > 1:
+    while len(dealt) < sets and len(full := sorted(label for label, of_label in left.items()
+            if len(of_label) >= per_group)) > 1:
         chosen = [full[i] for i in sorted(rng.permutation(len(full))[:groups])]
-        dealt.append(([left[label].pop() for label in chosen for _ in range(per_group)], [label for label in chosen for _ in range(per_group)]))
-    if not dealt: raise ValueError(f'{name} has {len(texts)} texts of {len(left)} groups; a set needs two groups with {per_group} texts each')
+        dealt.append(([left[label].pop() for label in chosen for _ in range(per_group)],
+            [label for label in chosen for _ in range(per_group)]))
+    if not dealt:
+        raise ValueError(f'{name} has {len(texts)} texts of {len(left)} groups; a set needs two groups with '
+                         f'{per_group} texts each')
     return Clustering(name, dealt)
 
 # %% ../nbs/09b_tasks.ipynb #8a94d1b4
@@ -267,17 +329,24 @@ def _runs(text, n=8):
 
 def _unseen(corpus, source, pattern):
     "(text, label) of the tables whose text shares no eight words in a row with a training row of a source."
-    pairs = corpus.pairs(source, 'train', drop=0) if source in corpus.manifest['rows'] else pd.DataFrame(dict(query=[], document=[]))
+    pairs = corpus.pairs(source, 'train', drop=0) if source in corpus.manifest['rows'] else pd.DataFrame(
+        dict(query=[], document=[]))
     seen = set().union(*map(_runs, pairs['query']), *map(_runs, pairs['document']))
-    return [(text, label) for label, text in ((label, text[:200]) for label, text in _orange(pattern)) if seen.isdisjoint(_runs(text))]
+    return [(text, label) for label, text in ((label, text[:200]) for label, text in _orange(pattern))
+        if seen.isdisjoint(_runs(text))]
 
 def _package_summaries(corpus):
     functions = corpus.functions('test')
     functions = functions[functions['summary'].str.split().str.len() >= 5]
-    return clustering_task('package summaries', functions['summary'].map(squeeze).tolist(), functions['package'].tolist())
+    return clustering_task('package summaries', functions['summary'].map(squeeze).tolist(),
+        functions['package'].tolist())
 
-CLUSTERING = {'package summaries': _package_summaries, 'newsgroups': lambda corpus: clustering_task('newsgroups', *zip(*_unseen(corpus, 'newsgroup', r'20newsgroups-\w+\.tab'))),
-              'Reuters topics': lambda corpus: clustering_task('Reuters topics', *zip(*_unseen(corpus, 'news_lead', r'reuters-r52-\w+\.tab')))}   # name → function that makes the task from a corpus
+CLUSTERING = {'package summaries': _package_summaries,
+    'newsgroups': lambda corpus: clustering_task('newsgroups',
+    *zip(*_unseen(corpus, 'newsgroup', r'20newsgroups-\w+\.tab'))),
+              # name → function that makes the task from a corpus
+              'Reuters topics': lambda corpus: clustering_task('Reuters topics',
+              *zip(*_unseen(corpus, 'news_lead', r'reuters-r52-\w+\.tab')))}
 
 # %% ../nbs/09b_tasks.ipynb #4637420b
 def reranking_task(
@@ -285,29 +354,48 @@ def reranking_task(
     bm25: BM25|None = None, # fetches the candidates; None: with its usual k1 and b
     top: int = 50, # candidates of each query
 ) -> tuple[Reranking, str]: # the task, and a sentence that counts the queries left out
-    "Sort what BM25 found. Documents that are no candidates are left out. Raises ValueError when it finds nothing that is right."
+    """Sort what BM25 found. Documents that are no candidates are left out. Raises ValueError when it finds
+    nothing that is right."""
     score = (bm25 or BM25()).index(task.documents)
-    found = np.concatenate([np.argsort(-score(task.queries[i:i+256]), axis=1, kind='stable')[:, :top] for i in range(0, len(task.queries), 256)])
+    found = np.concatenate([np.argsort(-score(task.queries[i:i+256]), axis=1, kind='stable')[:, :top]
+        for i in range(0, len(task.queries), 256)])
     kept = [i for i, right in enumerate(task.right) if not set(right).isdisjoint(found[i].tolist())]
-    if not kept: raise ValueError(f'BM25 finds no relevant document of {task.name} among its best {top}; give a higher top')
+    if not kept:
+        raise ValueError(f'BM25 finds no relevant document of {task.name} among its best {top}; give a '
+                         'higher top')
     chosen = np.unique(found[kept])
     place = {document: i for i, document in enumerate(chosen.tolist())}
     relevant = [{place[d]: grade for d, grade in task.right[i].items() if d in found[i]} for i in kept]
-    note = f"{task.name} (reranking): {len(task.queries) - len(kept)} of {len(task.queries)} queries are left out, because BM25 has nothing right among its best {top}"
-    return Reranking(f'{task.name} (reranking)', [task.queries[i] for i in kept], [task.documents[d] for d in chosen], relevant, np.searchsorted(chosen, found[kept])), note
+    note = (f"{task.name} (reranking): {len(task.queries) - len(kept)} of {len(task.queries)} queries are "
+            f"left out, because BM25 has nothing right among its best {top}")
+    return Reranking(f'{task.name} (reranking)', [task.queries[i] for i in kept],
+        [task.documents[d] for d in chosen], relevant, np.searchsorted(chosen, found[kept])), note
 
 # %% ../nbs/09b_tasks.ipynb #5bfb037b
-TRAINED = tuple(sorted({source for name in ('laptop', 'laptop-scratch') for recipe in RECIPES[name] for source in recipe.sources}))   # sources that a laptop recipe trains on, in any stage
-DOMAINS = dict(title_abstract='academic: title → abstract', section_text='Wikipedia: section title → text', news_lead='news: headline → story', bookmark_note='bookmarks: page title → note', newsgroup='newsgroups: post → reply',
-    question_answer='community QA: question → answer', verse_verse='Bible: 1611 → today', headword_definition='dictionary: word → definition', headword_example='dictionary: sense → example', term_definition='medicine: term → definition',
-    term_synonym='medicine: term → synonym', operation_documentation='web services: operation → documentation', member_documentation='web services: field → documentation', command_example='shell: what to do → command',
-    topic_text='Python manual: heading → section', readme_section='Python: heading → README section', docstring_code='Python: docstring → function', summary_rest='Python: summary → rest of the docstring', see_also='Python: function → see also',
-    comment_code='Python: comment → code', parameter_description='Python: parameter → description', test_body='Python: test name → test', exception_message='Python: condition → message')   # source → name of the task
+# sources that a laptop recipe trains on, in any stage
+TRAINED = tuple(sorted({source for name in ('laptop', 'laptop-scratch') for recipe in RECIPES[name]
+    for source in recipe.sources}))
+DOMAINS = dict(title_abstract='academic: title → abstract', section_text='Wikipedia: section title → text',
+    news_lead='news: headline → story', bookmark_note='bookmarks: page title → note',
+    newsgroup='newsgroups: post → reply',
+    question_answer='community QA: question → answer', verse_verse='Bible: 1611 → today',
+    headword_definition='dictionary: word → definition', headword_example='dictionary: sense → example',
+    term_definition='medicine: term → definition',
+    term_synonym='medicine: term → synonym',
+    operation_documentation='web services: operation → documentation',
+    member_documentation='web services: field → documentation', command_example='shell: what to do → command',
+    topic_text='Python manual: heading → section', readme_section='Python: heading → README section',
+    docstring_code='Python: docstring → function', summary_rest='Python: summary → rest of the docstring',
+    see_also='Python: function → see also',
+    # source → name of the task
+    comment_code='Python: comment → code', parameter_description='Python: parameter → description',
+    test_body='Python: test name → test', exception_message='Python: condition → message')
 
 def _unlike(pairs):
     "Without the queries and documents that occur twice."
     texts = pairs[['query', 'document']].map(normalise)
-    return pairs[(texts != '').all(axis=1) & ~texts['query'].duplicated(keep=False) & ~texts['document'].duplicated(keep=False)]
+    return pairs[(texts != '').all(axis=1) & ~texts['query'].duplicated(keep=False)
+        & ~texts['document'].duplicated(keep=False)]
 
 def _domain(name, pairs, rows):
     pairs = pairs.sample(min(rows, len(pairs)), random_state=0)
@@ -330,21 +418,25 @@ def _zero_shot(corpus, trained, notes, rows=500):
         if source in trained: raise ValueError(f'{source} was trained on')
         pairs = enough(_unlike(corpus().pairs(source, 'test')))
         if near := [other for other, seen in packages().items() if seen & set(pairs['package'])]:
-            notes.append(f"{DOMAINS[source]}: held out, not zero-shot, because {' and '.join(near)} trained on other entries of {', '.join(sorted(set(pairs['package'])))}")
+            notes.append(f"{DOMAINS[source]}: held out, not zero-shot, because {' and '.join(near)} trained "
+                         f"on other entries of {', '.join(sorted(set(pairs['package'])))}")
         return _domain(DOMAINS[source], pairs, rows)
     @cache
     def language(read): return unlike_training(pairs, corpus()) if len(pairs := _unlike(read())) else pairs
     makers = {name: partial(domain, source) for source, name in DOMAINS.items()}
     for name, read in (('JavaScript: JSDoc → function', javascript_pairs), ('Perl: POD → sub', pod_pairs)):
         makers[name] = lambda name=name, read=read: _domain(name, enough(language(read)), 2*rows)
-        makers[f'{name} (names masked)'] = lambda name=name, read=read: _domain(f'{name} (names masked)', mask_names(enough(language(read))), 2*rows)
+        makers[f'{name} (names masked)'] = lambda name=name, read=read: _domain(f'{name} (names masked)',
+            mask_names(enough(language(read))), 2*rows)
     return makers
 
 def zero_shot_tasks(
     corpus: Corpus, # its test rows
-    trained: tuple[str, ...] = TRAINED, # sources that a model to be measured has trained on; they are left out
+    # sources that a model to be measured has trained on; they are left out
+    trained: tuple[str, ...] = TRAINED,
     rows: int = 500, # queries of a domain; of another programming language twice as many
-) -> tuple[list, list[str]]: # tasks; sentences about what is left out, and about domains of which a model has seen a neighbour
+) -> tuple[list, list[str]]: # tasks; sentences about what is left out, and about domains of which a model has
+    # seen a neighbour
     "A retrieval task for each domain that was not trained on."
     notes = []
     tasks, left_out = _gather(_zero_shot(lambda: corpus, trained, notes, rows))
@@ -363,7 +455,8 @@ def _default(corpus, rows, notes):
     makers = {'packages': lambda: packages_task(corpus(), rows=rows),
               'packages (names masked)': lambda: packages_task(corpus(), masked=True, rows=rows)}
     folder = evaluation_folder()
-    local, said = local_tasks(folder) if folder else ([], ['public test sets are left out: GTE_NB_EVAL_DATA does not name a folder with them'])
+    local, said = local_tasks(folder) if folder else ([],
+        ['public test sets are left out: GTE_NB_EVAL_DATA does not name a folder with them'])
     notes += said
     def reranked(make):
         task, note = reranking_task(make())
@@ -371,8 +464,11 @@ def _default(corpus, rows, notes):
         return task
     makers |= {task.name: lambda task=task: task for task in local} | HUMAN
     makers |= {name: lambda make=make: make(corpus()) for name, make in CLUSTERING.items()}
-    makers |= {f'{task.name} (clusters)': partial(clustering_task, f'{task.name} (clusters)', task.test_texts, task.test_labels) for task in local if task.type == 'Classification' and len(set(task.test_labels)) >= 20}
-    return makers | {f'{name} (reranking)': partial(reranked, makers[name]) for name in ('packages', *(task.name for task in local if task.type == 'Retrieval'))}
+    makers |= {f'{task.name} (clusters)': partial(clustering_task, f'{task.name} (clusters)', task.test_texts,
+        task.test_labels) for task in local if task.type == 'Classification'
+        and len(set(task.test_labels)) >= 20}
+    return makers | {f'{name} (reranking)': partial(reranked, makers[name])
+        for name in ('packages', *(task.name for task in local if task.type == 'Retrieval'))}
 
 def _own(corpus, rows, notes):
     "name → function that makes the task, of a corpus that was read from files"
@@ -410,13 +506,17 @@ def find_tasks(
         if name.lower() not in known:
             near = [known[close] for close in get_close_matches(name.lower(), known, cutoff=0.4)]
             why = [note for note in notes if note.lower().startswith(f'{name.lower()} is left out')]
-            raise ValueError(why[0] if why else f"no task or suite is called {name!r}; " + (f"near it: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}"))
+            raise ValueError(why[0] if why else f"no task or suite is called {name!r}; "
+                + (f"near it: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}"))
         name = known[name.lower()]
         chosen |= suites.get(name) or {name: suites['all'][name]}
     def key(text): return re.sub('[^a-z0-9]', '', text.lower())
-    if not {'default', 'all'} & {name.lower() for name in names}: notes[:] = [note for note in notes if key(note).startswith(tuple(map(key, names)))]      # nobody asked for the other sets
+    if not {'default', 'all'} & {name.lower() for name in names}:
+        # nobody asked for the other sets
+        notes[:] = [note for note in notes if key(note).startswith(tuple(map(key, names)))]
     tasks, left_out = _gather(chosen)
-    if not tasks: raise ValueError(left_out[0] if left_out else f"no task is named; suites: {', '.join(SUITES)}")
+    if not tasks:
+        raise ValueError(left_out[0] if left_out else f"no task is named; suites: {', '.join(SUITES)}")
     return tasks, notes + left_out
 
 # %% ../nbs/09b_tasks.ipynb #251181ec

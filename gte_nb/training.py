@@ -50,7 +50,8 @@ def learning_rate_at(
     return peak * min((step + 1) / rising, (steps - step) / max(1, steps - rising))
 
 # %% ../nbs/06_training.ipynb #e5db7fee
-SPIKE, WINDOW, LEAST, PATIENCE = 10., 100, 20, 10   # times the largest; of so many steps; from so many on; skipped steps in a row that stop a run
+# times the largest; of so many steps; from so many on; skipped steps in a row that stop a run
+SPIKE, WINDOW, LEAST, PATIENCE = 10., 100, 20, 10
 
 def fault(
     loss: float, # of the next step
@@ -58,12 +59,15 @@ def fault(
     log: list[dict], # steps so far: loss, norm, skipped
 ) -> str: # '' when the step may be taken
     "Why a step must be skipped."
-    if not (isfinite(loss) and isfinite(norm)): return f'the loss is {loss:.4g} and the norm of its gradient {norm:.4g}'
+    if not (isfinite(loss) and isfinite(norm)):
+        return f'the loss is {loss:.4g} and the norm of its gradient {norm:.4g}'
     taken = [row for row in log[-2*WINDOW:] if not row['skipped']][-WINDOW:]
     if len(taken) >= LEAST:
         for name, now, least in (('loss', loss, 0.1), ('norm of the gradient', norm, 0.)):
             largest = max(row[name.split()[0]] for row in taken)
-            if now > SPIKE*max(largest, least): return f'the {name} is {now:.4g}, and was at most {largest:.4g} in the {len(taken)} steps before'
+            if now > SPIKE*max(largest, least):
+                return (f'the {name} is {now:.4g}, and was at most {largest:.4g} in the {len(taken)} steps '
+                        'before')
     return ''
 
 # %% ../nbs/06_training.ipynb #5452072d
@@ -87,15 +91,21 @@ def draw_run(
     axes = figure.subplots(1, 1 + bool(len(gauges)), squeeze=False)[0]
     taken = log[log['skipped'] == 0]
     axes[0].plot(taken['step'], taken['loss'], color='#56B4E9', lw=0.7, label='each batch')
-    axes[0].plot(taken['step'], taken['loss'].ewm(span=max(2, len(taken)//15)).mean(), color='#0072B2', lw=2, label='smoothed')
-    if len(skipped := log[log['skipped'] == 1]): axes[0].plot(skipped['step'], [taken['loss'].max()]*len(skipped), 'x', color='#D55E00', label='skipped')
+    axes[0].plot(taken['step'], taken['loss'].ewm(span=max(2, len(taken)//15)).mean(), color='#0072B2', lw=2,
+        label='smoothed')
+    if len(skipped := log[log['skipped'] == 1]):
+        axes[0].plot(skipped['step'], [taken['loss'].max()]*len(skipped), 'x', color='#D55E00',
+            label='skipped')
     axes[0].set(xlabel='step', ylabel='loss'); axes[0].legend(frameon=False)
-    for (name, rows), colour in zip(gauges.groupby('gauge', sort=False) if len(gauges) else (), ('#009E73', '#CC79A7', '#E69F00', '#0072B2', '#D55E00', '#999999')*9):
-        axes[1].plot(rows['step'], rows['change'], 'o-', ms=4, color=colour, label=f"{name} ({rows['score'].iloc[0]:.2f} before)")
+    for (name, rows), colour in zip(gauges.groupby('gauge', sort=False) if len(gauges) else (),
+            ('#009E73', '#CC79A7', '#E69F00', '#0072B2', '#D55E00', '#999999')*9):
+        axes[1].plot(rows['step'], rows['change'], 'o-', ms=4, color=colour,
+            label=f"{name} ({rows['score'].iloc[0]:.2f} before)")
         axes[1].fill_between(rows['step'], rows['low'], rows['high'], color=colour, alpha=0.15, lw=0)
     if len(gauges):
         axes[1].axhline(0, color='black', lw=0.8)
-        axes[1].set(xlabel='step', ylabel='change of the score, 95% interval'); axes[1].legend(frameon=False, fontsize=8)
+        axes[1].set(xlabel='step', ylabel='change of the score, 95% interval')
+        axes[1].legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
     return figure
 
@@ -117,32 +127,42 @@ class _Watch:
         self.bar.update()
         row, now = log[-1], perf_counter()
         if self.lines and len(log) % self.every == 0:
-            recent, left = log[-self.every:], (self.steps - len(log)) * (now - self.began) / (len(log) - self.first)
-            self.say(f"step {len(log)}/{self.steps}  loss {np.mean([r['loss'] for r in recent if not r['skipped']] or [float('nan')]):.3f}  norm {row['norm']:.3g}  rate {row['learning_rate']:.2e}  "
-                     f"{sum(r['pairs'] for r in log) / row['seconds']:.0f} pairs/s  {left/60:.1f} minutes left" + f"  {sum(r['skipped'] for r in log)} skipped"*any(r['skipped'] for r in log))
-        if self.notebook and (now > self.next_chart or self.chart and len(log) == self.steps): self.draw(log, gauges)
+            recent, left = log[-self.every:], (self.steps - len(log)) * (now - self.began) / (len(log)
+                - self.first)
+            self.say(f"step {len(log)}/{self.steps}  loss "
+                     f"{np.mean([r['loss'] for r in recent if not r['skipped']] or [float('nan')]):.3f}  "
+                     f"norm {row['norm']:.3g}  rate {row['learning_rate']:.2e}  "
+                     f"{sum(r['pairs'] for r in log) / row['seconds']:.0f} pairs/s  {left/60:.1f} minutes "
+                     "left" + f"  {sum(r['skipped'] for r in log)} skipped"*any(r['skipped'] for r in log))
+        if self.notebook and (now > self.next_chart or self.chart and len(log) == self.steps):
+            self.draw(log, gauges)
 
     def draw(self, log, gauges):
         import pandas as pd
         from IPython.display import Image, display
         start = perf_counter()
         log, gauges = pd.DataFrame(log), pd.DataFrame(gauges)
-        figure = draw_run(log, gauges, f'{self.name}: step {len(log)} of {self.steps}, loss {log.loss.iloc[-20:].mean():.2f}, {log.pairs.sum()/log.seconds.iloc[-1]:.0f} pairs per second')
+        figure = draw_run(log, gauges, f'{self.name}: step {len(log)} of {self.steps}, loss '
+                                       f'{log.loss.iloc[-20:].mean():.2f}, '
+                                       f'{log.pairs.sum()/log.seconds.iloc[-1]:.0f} pairs per second')
         image = Image(figure._repr_png_())
         if self.chart: self.chart.update(image)
         else: self.chart = display(image, display_id=True)
-        self.next_chart = perf_counter() + max(2, 50*(perf_counter() - start))       # at most two percent of the time
+        # at most two percent of the time
+        self.next_chart = perf_counter() + max(2, 50*(perf_counter() - start))
 
 # %% ../nbs/06_training.ipynb #6c0d9e22
 class Stopped(KeyboardInterrupt):
     "A run was interrupted, after it has written a checkpoint."
-    def _render_traceback_(self): return [str(self)]                      # a notebook shows this and no traceback
+    def _render_traceback_(self):
+        return [str(self)]                      # a notebook shows this and no traceback
 
 class Gone(ValueError): "A process of the run has died, or does not answer."
 
 @contextmanager
 def signals_deferred():
-    "Collect Ctrl-C and SIGTERM in a list instead of dying in the middle of a step; a second Ctrl-C, two seconds later or more, interrupts at once."
+    """Collect Ctrl-C and SIGTERM in a list instead of dying in the middle of a step; a second Ctrl-C, two
+    seconds later or more, interrupts at once."""
     received = []
     def handler(number, frame):
         if received and number == signal.SIGINT and perf_counter() - received[0] > 2: raise KeyboardInterrupt
@@ -242,7 +262,8 @@ def first_process_first():
     wait_for(range(world.num_processes))
 
 # %% ../nbs/06_training.ipynb #fcfeb316
-LOG = ('step', 'loss', 'norm', 'learning_rate', 'pairs', 'seconds', 'skipped')   # columns of a log; seconds since the run began, pauses left out
+# columns of a log; seconds since the run began, pauses left out
+LOG = ('step', 'loss', 'norm', 'learning_rate', 'pairs', 'seconds', 'skipped')
 
 def _everywhere(work):
     "Do `work` on the first process; its result, or its error, is everyone's."
@@ -260,16 +281,23 @@ def _shard(encoder):
     from accelerate import FullyShardedDataParallelPlugin
     from torch.distributed.fsdp import fully_shard
     plugin = FullyShardedDataParallelPlugin()
-    if plugin.fsdp_version != 2: raise ValueError('accelerate is configured for the first FSDP; say --fsdp_version 2')
-    if isinstance(encoder, StaticEncoder): raise ValueError('a static encoder is not shared among processes; leave out --use_fsdp')
-    for layer in encoder.encoder['layer']: fully_shard(layer, reshard_after_forward=plugin.reshard_after_forward, offload_policy=plugin.cpu_offload)
-    fully_shard(encoder, reshard_after_forward=False, offload_policy=plugin.cpu_offload)  # gathered anew, its turn would depend on whether a chunk has padding
+    if plugin.fsdp_version != 2:
+        raise ValueError('accelerate is configured for the first FSDP; say --fsdp_version 2')
+    if isinstance(encoder, StaticEncoder):
+        raise ValueError('a static encoder is not shared among processes; leave out --use_fsdp')
+    for layer in encoder.encoder['layer']:
+        fully_shard(layer, reshard_after_forward=plugin.reshard_after_forward,
+            offload_policy=plugin.cpu_offload)
+    # gathered anew, its turn would depend on whether a chunk has padding
+    fully_shard(encoder, reshard_after_forward=False, offload_policy=plugin.cpu_offload)
 
 def _whole(tensor): return tensor.full_tensor() if hasattr(tensor, 'full_tensor') else tensor.detach()
 
 def _state(encoder, optimizer):
     "Weights and moments by name, whole also where processes share them"
-    return {name: _whole(tensor) for n, p in encoder.named_parameters() for name, tensor in [(f'model.{n}', p), *((f'optimizer.{n}.{k}', v) for k, v in optimizer.state[p].items())]}
+    return {name: _whole(tensor) for n, p in encoder.named_parameters()
+        for name, tensor in [(f'model.{n}', p), *((f'optimizer.{n}.{k}', v)
+        for k, v in optimizer.state[p].items())]}
 
 def _restore(tensors, encoder, optimizer):
     "The way back"
@@ -281,9 +309,14 @@ def _restore(tensors, encoder, optimizer):
     with torch.no_grad():
         for n, p in encoder.named_parameters():
             found = tensors.get(f'model.{n}')
-            if found is None or found.shape != p.shape: raise ValueError(f'the checkpoint has {n} of shape {found if found is None else tuple(found.shape)}, the model {tuple(p.shape)}; choose another --out, or delete it')
+            if found is None or found.shape != p.shape:
+                raise ValueError(f'the checkpoint has {n} of shape '
+                                 f'{found if found is None else tuple(found.shape)}, the model '
+                                 f'{tuple(p.shape)}; choose another --out, or delete it')
             p.copy_(like(found, p))
-            if moments := {k.rpartition('.')[2]: like(v, p) for k, v in tensors.items() if k.startswith(f'optimizer.{n}.')}: optimizer.state[p] = moments
+            if moments := {k.rpartition('.')[2]: like(v, p) for k, v in tensors.items()
+                    if k.startswith(f'optimizer.{n}.')}:
+                optimizer.state[p] = moments
 
 @contextmanager
 def writing(
@@ -361,11 +394,13 @@ def read_log(
 ) -> list[dict]: # LOG, a row for each step
     "The log of a run, without pandas."
     with open(file, encoding='utf-8', newline='') as text:
-        return [{name: (int if name in ('step', 'pairs', 'skipped') else float)(value) for name, value in row.items()} for row in csv.DictReader(text)]
+        return [{name: (int if name in ('step', 'pairs', 'skipped') else float)(value)
+            for name, value in row.items()} for row in csv.DictReader(text)]
 
 def train(
     embedder: Embedder, # trained in place and saved to `folder` at the end
-    batch_at: Callable[[int], Batch], # step → its batch; a pure function, so that a resumed run sees the same batches
+    # step → its batch; a pure function, so that a resumed run sees the same batches
+    batch_at: Callable[[int], Batch],
     folder: str|Path, # receives the model, log.csv, gauges.csv, training.json; while it runs, checkpoints/
     steps: int, # optimizer steps
     learning_rate: float, # peak
@@ -378,41 +413,60 @@ def train(
     precision: str = 'fp32', # of the encoder: fp32 or bf16
     seed: int = 0, # of everything random
     about: dict|None = None, # what the run is: recorded, and compared before going on
-    gradient: Callable[[Embedder, object, tuple[int, int]], float]|None = None, # (embedder, batch, (seed, step)) → loss, its gradient added to `.grad`; None: `backward` with the loss above
+    # (embedder, batch, (seed, step)) → loss, its gradient added to `.grad`; None: `backward` with the loss
+    # above
+    gradient: Callable[[Embedder, object, tuple[int, int]], float]|None = None,
     gauges: dict[str, Callable[[Embedder], np.ndarray]]|None = None, # name → embedder → one score per query
     gauge_every: int|None = None, # steps between two measurements; None: a fifth of the run
     memory: int|None = None, # bytes that the graphs of a step may take, as in `backward`
     packed: bool = False, # whether padding is left out on a GPU too, as it always is on a CPU
     compile: bool = False, # whether torch.compile rewrites the encoder first: for a GPU and long runs
-    checkpoint_seconds: float|None = None, # between checkpoints; None: a minute, or fifty times what writing one takes
+    # between checkpoints; None: a minute, or fifty times what writing one takes
+    checkpoint_seconds: float|None = None,
     keep: int = 2, # checkpoints that stay while the run goes on
-    allow_changes: bool = False, # whether to go on although `about` says something else than the checkpoint does
-    tracker: str|None = None, # what else is told each line's numbers: tensorboard (into `folder`), wandb, or another that accelerate knows
+    # whether to go on although `about` says something else than the checkpoint does
+    allow_changes: bool = False,
+    # what else is told each line's numbers: tensorboard (into `folder`), wandb, or another that accelerate
+    # knows
+    tracker: str|None = None,
     log_every: int|None = None, # steps between two lines; None: twenty lines in a terminal, none elsewhere
     quiet: bool = False, # whether to show no line, bar or chart
-) -> 'pd.DataFrame': # log: step, loss, norm, learning_rate, pairs, seconds, skipped; a list of dicts where pandas is missing
-    """Train with AdamW; goes on from `folder`'s newest whole checkpoint and returns at once when the run is finished.
+) -> 'pd.DataFrame': # log: step, loss, norm, learning_rate, pairs, seconds, skipped; a list of dicts where
+    # pandas is missing
+    """Train with AdamW; goes on from `folder`'s newest whole checkpoint and returns at once when the run
+    is finished.
 
-    Runs on all processes of an `accelerate launch`, with FSDP too; they need a common file system. Raises ValueError with one sentence for bad input, after
-    ten skipped steps in a row, and when a checkpoint cannot be written; Stopped, once a checkpoint is written, after Ctrl-C or SIGTERM."""
+    Runs on all processes of an `accelerate launch`, with FSDP too; they need a common file system. Raises
+    ValueError with one sentence for bad input, after ten skipped steps in a row, and when a checkpoint
+    cannot be written; Stopped, once a checkpoint is written, after Ctrl-C or SIGTERM."""
     folder, gauges = Path(folder), gauges or {}
-    about = json.loads(json.dumps(about or dict(steps=steps, learning_rate=learning_rate, loss=loss, temperature=temperature, warmup=warmup, weight_decay=weight_decay,
-        token_dropout=token_dropout, mask_duplicates=mask_duplicates, precision=precision, seed=seed, tokenizer=tokenizer_hash(embedder.tokenizer))))
+    about = json.loads(json.dumps(about or dict(steps=steps, learning_rate=learning_rate, loss=loss,
+        temperature=temperature, warmup=warmup, weight_decay=weight_decay,
+        token_dropout=token_dropout, mask_duplicates=mask_duplicates, precision=precision, seed=seed,
+        tokenizer=tokenizer_hash(embedder.tokenizer))))
     for name, value in dict(steps=steps, gauge_every=gauge_every, log_every=log_every, keep=keep).items():
         if value is not None and value < 1: raise ValueError(f'{name} is {value}; it must be at least 1')
-    if not 0 < learning_rate < float('inf'): raise ValueError(f'learning rate {learning_rate}; give a positive number')
+    if not 0 < learning_rate < float('inf'):
+        raise ValueError(f'learning rate {learning_rate}; give a positive number')
     if gradient is None:
-        def gradient(embedder, batch, seed): return backward(embedder, batch, loss, temperature, mask_duplicates, precision, memory, seed)
+        def gradient(embedder, batch, seed):
+            return backward(embedder, batch, loss, temperature, mask_duplicates, precision, memory, seed)
 
     def finished_log():
         if finished := finished_run(folder):
-            if different := differences(about, finished['about']): raise ValueError(f'{folder} holds another finished run: {different}; choose another --out, or delete it')
+            if different := differences(about, finished['about']):
+                raise ValueError(f'{folder} holds another finished run: {different}; choose another --out, '
+                                 'or delete it')
             return _table(read_log(folder/'log.csv'))
 
     processes()                                                              # with our time-out
-    with warnings.catch_warnings(action='ignore'):                           # a missing tracker is an error below
+    # a missing tracker is an error below
+    with warnings.catch_warnings(action='ignore'):
         accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=tracker, project_dir=folder)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED: raise ValueError('accelerate is configured for DeepSpeed, whose engine wants to take the steps itself; FSDP shares weights, gradients and moments alike: say --use_fsdp --fsdp_version 2')
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise ValueError('accelerate is configured for DeepSpeed, whose engine wants to take the steps '
+                         'itself; FSDP shares weights, gradients and moments alike: say --use_fsdp '
+                         '--fsdp_version 2')
     with ExitStack() as hold:
         signals = hold.enter_context(signals_deferred())   # longest: torchrun sends SIGTERM to who is left
         hold.enter_context(losses_said(folder))
@@ -424,8 +478,10 @@ def train(
         if packed: encoder.packed = True
         if compile: encoder.compile(dynamic=True)
         if sharded := parse_flag_from_env('ACCELERATE_USE_FSDP'): _shard(encoder)
-        decayed, bare = ([p for p in encoder.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False))
-        optimizer = torch.optim.AdamW([dict(params=decayed, weight_decay=weight_decay), dict(params=bare, weight_decay=0.)], lr=learning_rate, fused=True)
+        decayed, bare = ([p for p in encoder.parameters() if (p.ndim > 1) == matrix]
+            for matrix in (True, False))
+        optimizer = torch.optim.AdamW([dict(params=decayed, weight_decay=weight_decay),
+            dict(params=bare, weight_decay=0.)], lr=learning_rate, fused=True)
         log, measured, first, left_out = [], [], {}, {}
         if saved := load_checkpoint(folder, quiet=not accelerator.is_main_process):
             tensors, facts = saved
@@ -433,17 +489,24 @@ def train(
                 other = about.get('tokenizer') != facts['about'].get('tokenizer')
                 if other and not same_vocabulary(folder/'tokenizer.json', embedder.tokenizer):
                     raise ValueError(f'{folder} was trained with another tokenizer, in which numbers are '
-                                     'other words: no setting lets it go on; choose another --out, or delete it')
-                if not allow_changes: raise ValueError(f"{folder} belongs to another run: {different}; choose another --out, delete it, or say --allow_changes")
-                if accelerator.is_main_process: print(f'{folder}: going on with changes: {different}', file=sys.stderr)
+                                     'other words: no setting lets it go on; choose another --out, or '
+                                     'delete it')
+                if not allow_changes:
+                    raise ValueError(f"{folder} belongs to another run: {different}; choose another --out, "
+                                     "delete it, or say --allow_changes")
+                if accelerator.is_main_process:
+                    print(f'{folder}: going on with changes: {different}', file=sys.stderr)
             _restore(tensors, encoder, optimizer)
             log, measured = [dict(zip(LOG, row)) for row in facts['log']], facts['gauges']
             left_out = facts.get('left_out', {})
-            first = {name.removeprefix('gauge.'): tensor.numpy() for name, tensor in tensors.items() if name.startswith('gauge.')}
+            first = {name.removeprefix('gauge.'): tensor.numpy() for name, tensor in tensors.items()
+                if name.startswith('gauge.')}
             del saved, tensors
         if tracker:
-            if not accelerator.log_with: raise ValueError(f'tracker {tracker} is not installed; pip install {tracker}')
-            accelerator.init_trackers('gte_nb', {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in about.items()})
+            if not accelerator.log_with:
+                raise ValueError(f'tracker {tracker} is not installed; pip install {tracker}')
+            accelerator.init_trackers('gte_nb', {k: v if isinstance(v, (int, float, str, bool)) else str(v)
+                for k, v in about.items()})
             hold.callback(accelerator.end_training)
 
         def measure(step):
@@ -451,7 +514,8 @@ def train(
             for name, gauge in gauges.items():
                 scores = np.asarray(gauge(embedder), dtype=np.float32)
                 change, low, high = paired_change(first.setdefault(name, scores), scores)
-                measured.append(dict(step=step, gauge=name, score=float(scores.mean()), n=len(scores), change=change, low=low, high=high))
+                measured.append(dict(step=step, gauge=name, score=float(scores.mean()), n=len(scores),
+                    change=change, low=low, high=high))
                 if tracker: accelerator.log({f'gauge/{name}': measured[-1]['score']}, step=step)
             if measured: _everywhere(write_gauges)
 
@@ -460,7 +524,8 @@ def train(
 
         def checkpoint():
             _everywhere(lambda: keep_tokenizer(embedder.tokenizer, folder))
-            tensors = _state(encoder, optimizer) | {f'gauge.{name}': torch.from_numpy(scores) for name, scores in first.items()}
+            tensors = _state(encoder, optimizer) | {f'gauge.{name}': torch.from_numpy(scores)
+                for name, scores in first.items()}
             rows = [list(row.values()) for row in log]
             facts = dict(about=about, log=rows, gauges=measured, left_out=left_out)
             _everywhere(lambda: save_checkpoint(folder, len(log), tensors, facts, keep) and None)
@@ -500,23 +565,33 @@ def train(
             sum_gradients(encoder)
             norm = float(_whole(get_total_norm([p.grad for p in encoder.parameters() if p.grad is not None])))
             why = why or fault(value, norm, log)
-            bad, stop, due = map(bool, largest(bool(why), bool(signals), perf_counter() - saved > wait))   # true when it is true on any process
-            if not bad and (stop or due):                                   # this batch vouches for the weights of the steps before it
+            # true when it is true on any process
+            bad, stop, due = map(bool, largest(bool(why), bool(signals), perf_counter() - saved > wait))
+            # this batch vouches for the weights of the steps before it
+            if not bad and (stop or due):
                 start = perf_counter()
                 checkpoint()
                 saved = perf_counter()
                 if checkpoint_seconds is None: wait = max(60, 50*(saved - start))
-            if stop: raise Stopped(f'stopped after step {len(log)} of {steps}; the same command goes on ' + (f'from step {checkpoints[0]}' if (checkpoints := checkpoint_steps(folder)) else 'from the beginning'))
+            if stop:
+                raise Stopped(f'stopped after step {len(log)} of {steps}; the same command goes on '
+                    + (f'from step {checkpoints[0]}' if (checkpoints := checkpoint_steps(folder))
+                    else 'from the beginning'))
             if not bad: optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             skipped = skipped + 1 if bad else 0
-            log.append(dict(step=step, loss=value, norm=norm, learning_rate=rate, pairs=len(batch), seconds=before + perf_counter() - began, skipped=int(bad)))
+            log.append(dict(step=step, loss=value, norm=norm, learning_rate=rate, pairs=len(batch),
+                seconds=before + perf_counter() - began, skipped=int(bad)))
             if bad and not watch.quiet: watch.say(f'step {step} of {steps} is skipped: {why}')
             if skipped == PATIENCE:
-                raise ValueError(f'{PATIENCE} steps in a row were skipped, up to step {step} of {steps}; the last: {why}. {folder} keeps its last sound checkpoint; lower the learning rate ({rate:.3g}) or look at these batches')
+                raise ValueError(f'{PATIENCE} steps in a row were skipped, up to step {step} of {steps}; '
+                                 f'the last: {why}. {folder} keeps its last sound checkpoint; lower the '
+                                 f'learning rate ({rate:.3g}) or look at these batches')
             watch.step(log, measured)
             if tracker and (len(log) % watch.every == 0 or len(log) == steps):
-                accelerator.log(dict(loss=value, norm=norm, learning_rate=rate, pairs_per_second=sum(r['pairs'] for r in log) / log[-1]['seconds'], skipped=sum(r['skipped'] for r in log)), step=step)
+                accelerator.log(dict(loss=value, norm=norm, learning_rate=rate,
+                    pairs_per_second=sum(r['pairs'] for r in log) / log[-1]['seconds'],
+                    skipped=sum(r['skipped'] for r in log)), step=step)
         measure(steps)
         if left_out and not watch.quiet:
             some = ', '.join(list(left_out)[:3]) + ' …'*(len(left_out) > 3)
@@ -524,7 +599,8 @@ def train(
         encoder.eval()
         if sharded:                                                         # whole again, on every process
             with torch.device('meta'): embedder.encoder = Encoder(encoder.config)
-            embedder.encoder.load_state_dict({n: _whole(p) for n, p in encoder.named_parameters()}, assign=True)
+            embedder.encoder.load_state_dict({n: _whole(p) for n, p in encoder.named_parameters()},
+                assign=True)
 
         def finish():
             sums = {name: sum(row[name] for row in log) for name in ('pairs', 'skipped')}

@@ -20,7 +20,8 @@ from .checkpoints import checkpoint_steps
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus, cache_folder, complain, runs_folder, written_aside
 from .documented import documented
-from .embedder import SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash, train_tokenizer, wrap_texts
+from .embedder import (SPECIAL_TOKENS, Embedder, TokenTable, rectangles, token_table, tokenizer_hash,
+                             train_tokenizer, wrap_texts)
 from .encoder import Encoder, EncoderConfig
 from .gradient_cache import CHUNK_TOKENS, processes, seed_dropout
 from .mining import open_corpus
@@ -54,7 +55,8 @@ def corpus_tokenizer(
         about = json.dumps([VOCABULARY, corpus.fingerprint, sources, clean, vocab_size])
         file = cache_folder()/'tokenizers'/f'{hashlib.sha256(about.encode()).hexdigest()[:16]}.json'
     if not file.exists():
-        texts = [text for source in sources for column in ('query', 'document') for text in training_pairs(corpus, source, clean)[column]]
+        texts = [text for source in sources for column in ('query', 'document')
+            for text in training_pairs(corpus, source, clean)[column]]
         trained = train_tokenizer(texts, vocab_size, special_tokens=False).to_str(pretty=True)
         with writing('the vocabulary', file.parent), written_aside(file) as aside:
             aside.write_text(trained, encoding='utf-8')
@@ -72,8 +74,10 @@ def new_bert(
     dropout: float = 0., # inside its layers
 ) -> Embedder: # random weights, positions for 512 tokens
     "A small BERT that has seen nothing. Raises ValueError for a shape that cannot be built."
-    if hidden_size < 64 or hidden_size % 64: raise ValueError(f'hidden_size {hidden_size} is no multiple of 64, the width of a head')
-    config = EncoderConfig(tokenizer.get_vocab_size(), hidden_size, layers, hidden_size//64, 4*hidden_size, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    if hidden_size < 64 or hidden_size % 64:
+        raise ValueError(f'hidden_size {hidden_size} is no multiple of 64, the width of a head')
+    config = EncoderConfig(tokenizer.get_vocab_size(), hidden_size, layers, hidden_size//64, 4*hidden_size,
+        hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         return Embedder(Encoder(config), tokenizer, max_length)
@@ -86,25 +90,32 @@ def mask_tokens(
     tokenizer: Tokenizer, # knows SPECIAL_TOKENS
     seed: int|tuple[int, ...] = 0, # of the draw: numbers from 0, such as (seed of the run, step)
 ) -> tuple[list[np.ndarray], list[np.ndarray]]: # (n) ids with masks; (n) True where a token was chosen
-    """Choose 15% of each text's tokens, at least one, never special ones; 80% of them become [MASK], 10% a random token (Devlin et al. 2019, section 3.1).
-    Raises ValueError for a tokenizer without the special tokens, and when there is nothing to choose from."""
+    """Choose 15% of each text's tokens, at least one, never special ones; 80% of them become [MASK], 10% a
+    random token (Devlin et al. 2019, section 3.1). Raises ValueError for a tokenizer without the special
+    tokens, and when there is nothing to choose from."""
     special = np.zeros(tokenizer.get_vocab_size(), bool)
     for token in SPECIAL_TOKENS:
-        if tokenizer.token_to_id(token) is None: raise ValueError(f'the tokenizer has no token {token}; a vocabulary of train_tokenizer has it')
+        if tokenizer.token_to_id(token) is None:
+            raise ValueError(f'the tokenizer has no token {token}; a vocabulary of train_tokenizer has it')
         special[tokenizer.token_to_id(token)] = True
     ordinary = np.flatnonzero(~special)
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    flat, text = np.concatenate([*ids, np.zeros(0, np.int64)]).astype(np.int64), np.repeat(np.arange(len(ids)), lengths)
+    flat, text = np.concatenate([*ids, np.zeros(0, np.int64)]).astype(np.int64), np.repeat(
+        np.arange(len(ids)), lengths)
     hideable = ~special[flat]
-    if not hideable.any(): raise ValueError(f'none of the {len(ids)} texts has a token that can be hidden; give texts that are not empty')
+    if not hideable.any():
+        raise ValueError(f'none of the {len(ids)} texts has a token that can be hidden; give texts that are '
+                         'not empty')
     rng = np.random.default_rng(seed)
-    order = np.argsort(2*text + np.where(hideable, rng.random(len(flat)), 1.))   # text by text, shuffled, special tokens last
+    # text by text, shuffled, special tokens last
+    order = np.argsort(2*text + np.where(hideable, rng.random(len(flat)), 1.))
     rank = np.empty(len(flat), np.int64)
     rank[order] = np.arange(len(flat)) - np.repeat(lengths.cumsum() - lengths, lengths)
     candidates = np.bincount(text, hideable, len(ids))
     chosen = hideable & (rank < np.maximum(1, (SHARE * candidates).round())[text])
     fate, other = rng.random(len(flat)), rng.choice(ordinary, len(flat))
-    masked = np.where(chosen & (fate < 0.8), tokenizer.token_to_id('[MASK]'), np.where(chosen & (fate >= 0.9), other, flat))
+    masked = np.where(chosen & (fate < 0.8), tokenizer.token_to_id('[MASK]'),
+        np.where(chosen & (fate >= 0.9), other, flat))
     return np.split(masked, lengths.cumsum()[:-1]), np.split(chosen, lengths.cumsum()[:-1])
 
 # %% ../nbs/06b_warmup.ipynb #77dfc942
@@ -113,21 +124,29 @@ def masked_gradient(
     ids: list[np.ndarray], # token ids of a batch of texts
     seed: int|tuple[int, ...] = 0, # of masks and dropout: numbers from 0, such as (seed of the run, step)
 ) -> float: # the loss of the batch, in nats for each hidden token
-    """Add the gradient of the masked-language-model loss to the parameters' `.grad`: the `gradient` of `train`. The output layer is the table of token vectors.
+    """Add the gradient of the masked-language-model loss to the parameters' `.grad`: the `gradient` of
+    `train`. The output layer is the table of token vectors.
 
-    With several processes all of them call it with the same batch, and each adds its share. Raises ValueError for a static encoder, and as `mask_tokens` does."""
-    if embedder.static: raise ValueError('a static encoder sees no neighbours from which to guess a hidden token; warm up a BERT')
+    With several processes all of them call it with the same batch, and each adds its share. Raises
+    ValueError for a static encoder, and as `mask_tokens` does."""
+    if embedder.static:
+        raise ValueError('a static encoder sees no neighbours from which to guess a hidden token; warm up a '
+                         'BERT')
     world, weight = processes(), embedder.encoder.embeddings.word_embeddings.weight
     masked, chosen = mask_tokens(ids, embedder.tokenizer, seed)
     share = np.argsort([-len(text) for text in ids], kind='stable')[world.process_index::world.num_processes]
-    places, loss = sum(int(c.sum()) for c in chosen), torch.zeros((), dtype=torch.float64, device=weight.device)
+    places, loss = sum(int(c.sum()) for c in chosen), torch.zeros((), dtype=torch.float64,
+        device=weight.device)
     with torch.random.fork_rng([weight.device] if weight.device.type == 'cuda' else []):
         seed_dropout(seed, world.process_index)
-        for rows, input_ids, mask in rectangles([masked[i] for i in share], CHUNK_TOKENS.get(weight.device.type, CHUNK_TOKENS['cuda'])):
+        for rows, input_ids, mask in rectangles([masked[i] for i in share],
+                CHUNK_TOKENS.get(weight.device.type, CHUNK_TOKENS['cuda'])):
             rows, where = share[rows], torch.zeros_like(mask)
             where[mask] = torch.from_numpy(np.concatenate([chosen[i] for i in rows]))
-            targets = torch.from_numpy(np.concatenate([ids[i][chosen[i]] for i in rows]).astype(np.int64)).to(weight.device)
-            hidden = embedder.encoder(input_ids.to(weight.device), mask.to(weight.device))[where.to(weight.device)]
+            targets = torch.from_numpy(np.concatenate([ids[i][chosen[i]] for i in rows]).astype(np.int64)).to(
+                weight.device)
+            hidden = embedder.encoder(input_ids.to(weight.device),
+                mask.to(weight.device))[where.to(weight.device)]
             part = F.cross_entropy(hidden @ weight.T, targets, reduction='sum') / places
             part.backward()
             loss += part.detach()
@@ -142,8 +161,11 @@ def corpus_texts(
 ) -> TokenTable: # of all queries and documents, cut at the embedder's max_length
     "Token ids of a corpus' training texts, cached on disk."
     about = json.dumps([corpus.fingerprint, sources, tokenizer_hash(embedder.tokenizer), embedder.max_length])
-    def texts(): return [text for source in sources for column in ('query', 'document') for text in training_pairs(corpus, source)[column]]
-    return token_table(embedder, texts, embedder.max_length, cache_folder()/'tokens'/f'texts-{hashlib.sha256(about.encode()).hexdigest()[:16]}')
+    def texts():
+        return [text for source in sources for column in ('query', 'document')
+            for text in training_pairs(corpus, source)[column]]
+    return token_table(embedder, texts, embedder.max_length,
+        cache_folder()/'tokens'/f'texts-{hashlib.sha256(about.encode()).hexdigest()[:16]}')
 
 def warm_up(
     embedder: Embedder, # a BERT, trained in place
@@ -156,14 +178,18 @@ def warm_up(
     about: dict|None = None, # what else the run is, such as the corpus' fingerprint
     **how, # further arguments of `train`
 ) -> 'pd.DataFrame': # the log
-    "Masked language modelling: the start of a contrastive run. Goes on where it stopped; raises ValueError with one sentence for bad input."
+    """Masked language modelling: the start of a contrastive run. Goes on where it stopped; raises
+    ValueError with one sentence for bad input."""
     sampler = MixtureSampler([len(texts)], batch_size, seed=seed)
     def batch_at(step):
         rows = sampler[step][1]
         return texts[rows] if isinstance(texts, TokenTable) else [texts[row] for row in rows]
-    about = dict(stage='warm-up', steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, share=SHARE,
-        tokenizer=tokenizer_hash(embedder.tokenizer), max_length=embedder.max_length, encoder=vars(embedder.encoder.config), **(about or {}))
-    return train(embedder, batch_at, folder, steps, learning_rate, gradient=masked_gradient, seed=seed, about=about, **how)
+    about = dict(stage='warm-up', steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+        share=SHARE,
+        tokenizer=tokenizer_hash(embedder.tokenizer), max_length=embedder.max_length,
+        encoder=vars(embedder.encoder.config), **(about or {}))
+    return train(embedder, batch_at, folder, steps, learning_rate, gradient=masked_gradient, seed=seed,
+        about=about, **how)
 
 # %% ../nbs/06b_warmup.ipynb #ec9fbc8a
 @call_parse

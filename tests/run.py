@@ -1,4 +1,4 @@
-"""Every check of `make test`: the export, the notebooks, the tables of cases, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`."""
+("""Every check of `make test`: the export, the notebooks, the tables of cases, a built wheel. Prints a line for each, and last `N passed, N failed[, N skipped]`.""")
 import configparser, filecmp, os, shutil, signal, subprocess, sys, tempfile, time, venv, zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,9 +22,11 @@ def end(process):
     process.wait()
 
 def child(*command, cwd, **env):
-    "Run `command`, return what it printed; a non-zero exit, a signal or a time-out is a `Failure`. Whatever it started ends with it."
+    """Run `command`, return what it printed; a non-zero exit, a signal or a time-out is a `Failure`.
+    Whatever it started ends with it."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        process = subprocess.Popen([str(part) for part in command], cwd=cwd, env=os.environ | env, stdin=subprocess.DEVNULL,
+        process = subprocess.Popen([str(part) for part in command], cwd=cwd, env=os.environ | env,
+            stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         RUNNING.add(process)
         try: status = process.wait(LIMIT)
@@ -38,21 +40,27 @@ def child(*command, cwd, **env):
     at = [line for line in text.splitlines() if line.startswith("CELL ")]
     where = f" while running cell {at[-1][5:]}" if at else ""
     if status is None: why = f"stopped after {LIMIT} s{where}"
-    elif status < 0: why = f"the process died of {signal.Signals(-status).name}{where} (SIGKILL usually means that memory ran out)"
+    elif status < 0:
+        why = (f"the process died of {signal.Signals(-status).name}{where} (SIGKILL usually means that "
+               "memory ran out)")
     else: why = ""
     lines = [line for line in text.splitlines() if not line.startswith(("CELL ", "SKIPPED: "))]
     raise Failure("\n".join(filter(None, [why, *lines[-60:]])) or f"exit status {status}, nothing printed")
 
 def notebooks():
-    "The notebooks of nbs/ and its folders, in the order they are read; names that start with `_` or `.` are left out, as nbdev does."
+    """The notebooks of nbs/ and its folders, in the order they are read; names that start with `_` or `.`
+    are left out, as nbdev does."""
     found = [path.relative_to(ROOT/NBS) for path in (ROOT/NBS).rglob("*.ipynb")]
-    return sorted((path for path in found if not any(part[0] in "_." for part in path.parts)), key=lambda path: (path.parent, path.name))
+    return sorted((path for path in found if not any(part[0] in "_." for part in path.parts)),
+        key=lambda path: (path.parent, path.name))
 
 def same_files(ours, made, pattern, advice):
-    "Every file below `ours` that matches `pattern` is, byte for byte, the one below `made`, and the other way round."
+    """Every file below `ours` that matches `pattern` is, byte for byte, the one below `made`, and the
+    other way round."""
     names = sorted({str(path.relative_to(top)) for top in (ours, made) for path in top.rglob(pattern)
                     if not any(part[0] == "." for part in path.relative_to(top).parts)})
-    different = [name for name in names if not ((ours/name).exists() and (made/name).exists() and filecmp.cmp(ours/name, made/name, shallow=False))]
+    different = [name for name in names if not ((ours/name).exists() and (made/name).exists()
+        and filecmp.cmp(ours/name, made/name, shallow=False))]
     if different: raise Failure("\n".join(f"{ours.relative_to(ROOT)}/{name} {advice}" for name in different))
 
 def check_export(work):
@@ -63,7 +71,8 @@ def check_export(work):
     shutil.copy(ROOT/LIB/"__init__.py", work/LIB)
     child(BIN/"nbdev_export", cwd=work)
     same_files(ROOT/LIB, work/LIB, "*.py", "is not what the notebooks export: run `nbdev_export`")
-    if not filecmp.cmp(ROOT/"pyproject.toml", work/"pyproject.toml", shallow=False): raise Failure("pyproject.toml is stale: run `nbdev_export`")
+    if not filecmp.cmp(ROOT/"pyproject.toml", work/"pyproject.toml", shallow=False):
+        raise Failure("pyproject.toml is stale: run `nbdev_export`")
 
 def check_clean(work):
     "`nbdev_clean` would change no notebook."
@@ -75,29 +84,37 @@ def check_clean(work):
 def check_readme(work):
     "README.md is what nbs/index.ipynb gives."
     child("make", "-s", "readme", f"VENV={BIN.parent}", f"README_DIR={work}", cwd=ROOT)
-    if not filecmp.cmp(ROOT/"README.md", work/"README.md", shallow=False): raise Failure("README.md is not what nbs/index.ipynb gives: run `make readme`")
+    if not filecmp.cmp(ROOT/"README.md", work/"README.md", shallow=False):
+        raise Failure("README.md is not what nbs/index.ipynb gives: run `make readme`")
 
 def check_wheel(work):
     "A wheel holds the package and the tables of data/, installs, and works from outside the checkout."
     source, outside = work/"source", work/"outside"
     outside.mkdir()
     shutil.copytree(ROOT/LIB, source/LIB, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"): shutil.copy(ROOT/name, source)
+    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "README.md"):
+        shutil.copy(ROOT/name, source)
     for folder in (".", "results", "runs", "cache"): (source/"data"/folder).mkdir(parents=True, exist_ok=True)
     for table in (ROOT/"data").glob("*.csv"): shutil.copy(table, source/"data")
     for folder in ("results", "runs", "cache"): (source/"data"/folder/"left-behind.csv").write_text("a\n1\n")
-    child(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", work, cwd=source)
+    child(sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--wheel-dir", work,
+        cwd=source)
     wheel, = work.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    stray = [name for name in names if not name.startswith((f"{LIB}/", f"{LIB}-")) or "left-behind" in name or ".ipynb" in name]
+    stray = [name for name in names if not name.startswith((f"{LIB}/", f"{LIB}-")) or "left-behind" in name
+        or ".ipynb" in name]
     if stray: raise Failure(f"the wheel holds what it should not: {', '.join(stray)}")
-    if f"{LIB}/data/corpus-packages.csv" not in names: raise Failure(f"the wheel lacks {LIB}/data/corpus-packages.csv")
+    if f"{LIB}/data/corpus-packages.csv" not in names:
+        raise Failure(f"the wheel lacks {LIB}/data/corpus-packages.csv")
 
-    # A fresh environment that sees the installed dependencies, but no editable install: .pth files are not followed from a .pth file.
+    # A fresh environment that sees the installed dependencies, but no editable install: .pth files are not
+    # followed from a .pth file.
     venv.create(work/"env", symlinks=True)
     python, packages = work/"env/bin/python", next((work/"env").glob("lib/python*/site-packages"))
-    child(sys.executable, "-m", "pip", f"--python={python}", "install", "--no-deps", "--no-index", wheel, cwd=outside)
-    (packages/"dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith(("site-packages", "dist-packages"))))
+    child(sys.executable, "-m", "pip", f"--python={python}", "install", "--no-deps", "--no-index", wheel,
+        cwd=outside)
+    (packages/"dependencies.pth").write_text("\n".join(path for path in sys.path
+        if path.endswith(("site-packages", "dist-packages"))))
     child(python, "-c", f"""if True:
         import builtins, dis, importlib, importlib.resources, pathlib, pkgutil, types, {LIB}
         def of(code, order):
@@ -111,17 +128,21 @@ def check_wheel(work):
             missing = {{*of(code, 'LOAD_GLOBAL')}} - {{*of(code, 'STORE_GLOBAL'), *vars(module), *vars(builtins)}}
             assert not missing, f'{{found.name}} lacks what its functions use: {{missing}}; a cell that is not exported defines it'
         assert (importlib.resources.files('{LIB}')/'data'/'corpus-packages.csv').is_file()""", cwd=outside)
-    for command in settings["console_scripts"].split(): child(work/"env/bin"/command.split("=")[0], "--help", cwd=outside)
+    for command in settings["console_scripts"].split():
+        child(work/"env/bin"/command.split("=")[0], "--help", cwd=outside)
 
 def run_notebook(path):
-    "In the child process: execute one notebook with nbdev's `test_nb`, naming each cell as it starts and each line `SKIPPED: why`."
+    """In the child process: execute one notebook with nbdev's `test_nb`, naming each cell as it starts and
+    each line `SKIPPED: why`."""
     from execnb.shell import CaptureShell
     from nbdev.test import test_nb
     run_all = CaptureShell.run_all
     def reporting(self, nb, exc_stop, preproc):
         for cell in nb.cells: cell.pop("outputs", None)
-        left_out = [cell for cell in nb.cells if cell.cell_type == "code" and preproc(cell) and "nbdev_export(" not in cell.source]
-        if left_out: print(f"SKIPPED: {len(left_out)} cell(s) marked `eval: false` or `{settings['tst_flags']}`")
+        left_out = [cell for cell in nb.cells if cell.cell_type == "code" and preproc(cell)
+            and "nbdev_export(" not in cell.source]
+        if left_out:
+            print(f"SKIPPED: {len(left_out)} cell(s) marked `eval: false` or `{settings['tst_flags']}`")
         def before(cell):
             print("CELL", cell.idx_ + 1, flush=True)
             return preproc(cell)
@@ -145,7 +166,8 @@ def check_notebook(path):
 
 def check_cases(path):
     "One table of cases, `tests/test_*.py`, run by pytest; returns what it skipped."
-    text = child(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", path, cwd=ROOT/"tests")
+    text = child(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", path,
+        cwd=ROOT/"tests")
     return [line.removeprefix("SKIPPED ") for line in text.splitlines() if line.startswith("SKIPPED ")]
 
 def main():
@@ -153,7 +175,8 @@ def main():
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, CORES // WORKERS)))
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
-    checks = [("export: the modules match the notebooks", check_export, None), ("clean: the notebooks hold no stray metadata", check_clean, None),
+    checks = [("export: the modules match the notebooks", check_export, None),
+        ("clean: the notebooks hold no stray metadata", check_clean, None),
               ("readme: README.md matches the index", check_readme, None), *chapters, *cases,
               ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
     passed, failed, skipped = 0, [], []

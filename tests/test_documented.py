@@ -8,8 +8,10 @@ from gte_nb.documented import documented
 
 EVERY = pkgutil.iter_modules(gte_nb.__path__)
 MODULES = [module.name for module in EVERY if module.name != '_modidx' and not module.ispkg]
-UNDESCRIBED = {'corpus.complain', 'corpus.fold', 'corpus.Row', 'corpus.squeeze', 'corpus.normalise', 'corpus.fingerprint',
-               'embedder.tokenizer_hash', 'folders.Normalize', 'gauges.mrr', 'negatives.code_words'}    # what lacks a comment
+UNDESCRIBED = {'corpus.complain', 'corpus.fold', 'corpus.Row', 'corpus.squeeze', 'corpus.normalise',
+    'corpus.fingerprint',
+               # what lacks a comment
+               'embedder.tokenizer_hash', 'folders.Normalize', 'gauges.mrr', 'negatives.code_words'}
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
@@ -117,7 +119,8 @@ def test_no_source():
 
 def test_as_a_script():
     "`python -m` calls a module __main__, and finds its source all the same."
-    told = subprocess.run([sys.executable, '-m', 'gte_nb.experiments', '--help'], capture_output=True, text=True)
+    told = subprocess.run([sys.executable, '-m', 'gte_nb.experiments', '--help'], capture_output=True,
+        text=True)
     assert told.returncode == 0 and 'usage' in told.stdout, told.stderr
 
 def members(module):

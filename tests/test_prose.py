@@ -1,8 +1,8 @@
-"""No figure that stems from a run is typed into text: a cell computes it, so that it changes when the rows do.
+("""No figure that stems from a run is typed into text: a cell computes it, so that it changes when the rows do.
 
 What looks like a result is a number with decimals, with a sign, or with a unit of a measurement. What is none is known by
 its words: a setting (τ = 0.05, a rate of 0.003), a level (95% intervals), a bound that is asked for (less than 0.02),
-arithmetic ($2^{-b}$), code, an address. There is no list of numbers that are let through."""
+arithmetic ($2^{-b}$), code, an address. There is no list of numbers that are let through.""")
 import json, re
 from pathlib import Path
 
@@ -10,19 +10,25 @@ import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]/'nbs'
 STILL_TYPED = (   # notebooks that hold some; to be shortened
-    '01a_cleaning', '01b_code', '02_sampler', '03_encoder', '04_losses', '05a_gradient_cache', '05b_checkpoints',
-    '06b_warmup', '07_negatives', '07a_sharing', '08_stages', '09_evaluation', '09c_benchmarks', '09d_scores', '11_search',
+    '01a_cleaning', '01b_code', '02_sampler', '03_encoder', '04_losses', '05a_gradient_cache',
+    '05b_checkpoints',
+    '06b_warmup', '07_negatives', '07a_sharing', '08_stages', '09_evaluation', '09c_benchmarks', '09d_scores',
+    '11_search',
     '12_gpu', 'kills', 'processes', 'index')
 
-UNIT = r'(?:%|percent|points?\b|times\b|seconds?\b|minutes?\b|hours?\b|core-hours?\b|ms\b|s\b|[KMG]i?B\b|GFLOP/s)'
+UNIT = (r'(?:%|percent|points?\b|times\b|seconds?\b|minutes?\b|hours?\b|core-hours?\b|ms\b|s\b|[KMG]i?B\b|GFLOP/s)')
 NUMBER = r'(?<![\w.,·/-])[-−+±]?\d[\d,]*(?:\.\d+)?'
-NO_TEXT = (r'```.*?```', r'`[^`\n]*`', r'\$\$.*?\$\$', r'\$[^$\n]*\$', r'\]\([^)]*\)', r'https?://\S+', r'\b\d{4}\.\d{4,5}\b',
-           r'[\d,.]+·10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+')                                        # code, formulas, addresses, arXiv numbers, 3·10⁻⁴
+NO_TEXT = (r'```.*?```', r'`[^`\n]*`', r'\$\$.*?\$\$', r'\$[^$\n]*\$', r'\]\([^)]*\)', r'https?://\S+',
+    r'\b\d{4}\.\d{4,5}\b',
+           # code, formulas, addresses, arXiv numbers, 3·10⁻⁴
+           r'[\d,.]+·10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+')
 LEVELS = re.compile(r'(?:95|80|5|2\.5)%$')                                      # of intervals and of tests
 LARGE = re.compile(r'\s(?:million|billion)')                                    # counts of what others have
-SETTING = r'''(?:τ|α|β|ε|k1|b|rates?|dropout|temperatures?,?|weights?|margin|cosine|factors?|levels?|exponent,?|version
-    |chapters?|Python|torch|at\ least|at\ most|up\ to|less\ than|more\ than|above|below|within|than)'''
-IS_SET = re.compile(rf'(?:{SETTING})\s*(?:=|of|is|≤|≥|<|>|:)?\s*(?:[\d.]+(?:,|;|\ and|\ or|\ to)?\s*)*$', re.VERBOSE)
+SETTING = (
+    (r'''(?:τ|α|β|ε|k1|b|rates?|dropout|temperatures?,?|weights?|margin|cosine|factors?|levels?|exponent,?|version
+    |chapters?|Python|torch|at\ least|at\ most|up\ to|less\ than|more\ than|above|below|within|than)'''))
+IS_SET = re.compile(rf'(?:{SETTING})\s*(?:=|of|is|≤|≥|<|>|:)?\s*(?:[\d.]+(?:,|;|\ and|\ or|\ to)?\s*)*$',
+    re.VERBOSE)
 
 def results(text):
     "What looks like a typed result."
@@ -36,12 +42,15 @@ def results(text):
         if measured and not allowed: found.append(' '.join((before[-40:] + match[0] + after).split()))
     return found
 
-@pytest.mark.parametrize('text', ['MRR@10 falls to 0.31 there.', 'It took 12 minutes.', 'twice: 3.4 times as fast', 'costs +2 points',
-                                  '| arm | 0.794 |', 'a change of −0.05 on average', 'used 88% of it', 'needs 51 MiB'])
+@pytest.mark.parametrize('text', ['MRR@10 falls to 0.31 there.', 'It took 12 minutes.', 'twice: 3.4 times '
+    'as fast', 'costs +2 points',
+                                  '| arm | 0.794 |', 'a change of −0.05 on average', 'used 88% of it',
+                                  'needs 51 MiB'])
 def test_finds(text): assert results(text)
 
 @pytest.mark.parametrize('text', [
-    'with τ = 0.05 and α of 0.5', 'rates of 0.003, 0.01 and 0.1', '95% intervals; 5% for any wrong one', '400 steps of 256 pairs',
+    'with τ = 0.05 and α of 0.5', 'rates of 0.003, 0.01 and 0.1', '95% intervals; 5% for any wrong one',
+    '400 steps of 256 pairs',
     'differ by less than 0.02', 'see `x = 0.31`', '$0.3^2$ of it', 'arXiv 2308.03281', 'at a rate of 3·10⁻⁴',
     '1.2 billion weights', 'chapter 10a, 16,384 pairs', 'the temperature, 0.005 to 0.2'])
 def test_lets_through(text): assert not results(text)
@@ -56,6 +65,7 @@ def notebooks():
 def test_no_typed_result(path):
     found = []
     for i, cell in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells']):
-        if cell['cell_type'] == 'markdown': found += [f'cell {i}: … {said} …' for said in results(''.join(cell['source']))]
+        if cell['cell_type'] == 'markdown':
+            found += [f'cell {i}: … {said} …' for said in results(''.join(cell['source']))]
     advice = 'types what looks like a result; compute it in a cell that renders Markdown, or leave it out:'
     assert not found, '\n'.join([f'{path.name} {advice}', *found])

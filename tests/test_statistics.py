@@ -8,8 +8,10 @@ from scipy.stats import t as student, ttest_1samp
 
 from gte_nb import experiments
 from gte_nb.corpus import data_folder
-from gte_nb.experiments import (COLUMNS, MARGIN, Claim, Estimate, Judgement, all_claims, cell_rows, check_prediction, clustered,
-                                experiment_rows, holm, interval, joined, lines_of, pack, run_experiment, standing, together,
+from gte_nb.experiments import (COLUMNS, MARGIN, Claim, Estimate, Judgement, all_claims, cell_rows,
+    check_prediction, clustered,
+                                experiment_rows, holm, interval, joined, lines_of, pack, run_experiment,
+                                standing, together,
                                 two_way, whole_cells)
 
 RESULTS = data_folder()/'results'
@@ -21,10 +23,12 @@ def drawn(rng, seed, query, rest, s=10, q=100):
     return rng.normal(0, seed, (s, 1)) + rng.normal(0, query, (1, q)) + rng.normal(0, rest, (s, q))
 
 @pytest.mark.parametrize('seeds', [3, 10])
-@pytest.mark.parametrize('deviations', [(0.1, 0.1, 0.3), (0.01, 1, 0.3), (0.01, 0.05, 1), (0.1, 1, 0.3)])   # seeds, queries, rest, both large
+# seeds, queries, rest, both large
+@pytest.mark.parametrize('deviations', [(0.1, 0.1, 0.3), (0.01, 1, 0.3), (0.01, 0.05, 1), (0.1, 1, 0.3)])
 def test_interval_misses_as_often_as_it_says(deviations, seeds):
     rng = np.random.default_rng(0)
-    missed = np.mean([not low <= 0 <= high for _, low, high in (interval(drawn(rng, *deviations, seeds)) for _ in range(600))])
+    missed = np.mean([not low <= 0 <= high for _, low, high in (interval(drawn(rng, *deviations, seeds))
+        for _ in range(600))])
     assert 0.01 < missed < 0.09
 
 def test_one_seed_is_the_t_interval_over_queries():
@@ -35,14 +39,16 @@ def test_one_seed_is_the_t_interval_over_queries():
 def test_equal_queries_are_the_t_interval_over_seeds():
     by_seed = np.random.default_rng(0).normal(0.3, 1, 10)
     low, high = ttest_1samp(by_seed, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(interval(np.tile(by_seed[:, None], 400)), (by_seed.mean(), low, high), rtol=1e-6)
+    np.testing.assert_allclose(interval(np.tile(by_seed[:, None], 400)), (by_seed.mean(), low, high),
+        rtol=1e-6)
 
 def test_two_way_against_sums_of_squares_by_hand():
     values = drawn(np.random.default_rng(3), 0.5, 0.7, 0.4, 5, 30)
     s, q = values.shape
     total, of_seeds = ((values - values.mean())**2).sum(), q*((values.mean(1) - values.mean())**2).sum()
     of_queries = s*((values.mean(0) - values.mean())**2).sum()
-    squares = np.array([of_seeds/(s - 1), of_queries/(q - 1), (total - of_seeds - of_queries)/((s - 1)*(q - 1))])
+    squares = np.array([of_seeds/(s - 1), of_queries/(q - 1),
+        (total - of_seeds - of_queries)/((s - 1)*(q - 1))])
     signed, freedom = squares * (1, 1, -1), np.array([s - 1, q - 1, (s - 1)*(q - 1)])
     found = two_way(values)
     np.testing.assert_allclose(found.error, (signed.sum()/(s*q))**0.5, rtol=1e-9)
@@ -57,7 +63,8 @@ def test_intervals_of_many_comparisons_hold_together():
     assert np.mean([all_hold() for _ in range(200)]) > 0.92
 
 @pytest.mark.parametrize('p, corrected', [
-    ([0.04, 0.001, 0.02], [0.04, 0.003, 0.04]), ([0.03, 0.001, 0.04], [0.06, 0.003, 0.06]), ([0.9, 0.8], [1, 1]), ([0.01], [0.01])])
+    ([0.04, 0.001, 0.02], [0.04, 0.003, 0.04]), ([0.03, 0.001, 0.04], [0.06, 0.003, 0.06]),
+    ([0.9, 0.8], [1, 1]), ([0.01], [0.01])])
 def test_holm(p, corrected): np.testing.assert_allclose(holm(p), corrected)
 
 def test_smallest_difference_is_seen_in_80_of_100():
@@ -74,7 +81,8 @@ def test_clusters_keep_the_mean_and_widen_what_is_alike():
     np.testing.assert_allclose(grouped.mean(1), alike.mean(1))
     assert two_way(grouped).error > 3 * two_way(alike).error
     apart = rng.normal(0, 1, (1, 300))
-    np.testing.assert_allclose(two_way(clustered(apart, np.arange(300))).error, two_way(apart).error)       # each a cluster of its own
+    # each a cluster of its own
+    np.testing.assert_allclose(two_way(clustered(apart, np.arange(300))).error, two_way(apart).error)
 
 def test_each_task_counts_once():
     tasks = {'few': np.full((2, 10), 1.), 'many': np.zeros((2, 990))}
@@ -85,11 +93,15 @@ def test_each_task_counts_once():
 def estimate(mean, error=0.001, seeds=10): return Estimate(mean, error, 30., seeds)
 
 @pytest.mark.parametrize('estimates, verdict', [
-    ([estimate(0.02)], 'holds'), ([estimate(-0.02)], 'does not hold'), ([estimate(0.0005)], 'equivalent within ±0.5'),
-    ([estimate(0.004)], 'holds'), ([estimate(0.004, 0.003)], 'cannot tell'), ([estimate(0.02, seeds=2)], 'cannot tell'),
+    ([estimate(0.02)], 'holds'), ([estimate(-0.02)], 'does not hold'),
+    ([estimate(0.0005)], 'equivalent within ±0.5'),
+    ([estimate(0.004)], 'holds'), ([estimate(0.004, 0.003)], 'cannot tell'),
+    ([estimate(0.02, seeds=2)], 'cannot tell'),
     ([estimate(0.02), estimate(0.001, 0.002)], 'cannot tell'),              # all parts must hold
-    ([estimate(0.0021), estimate(0.0021)], 'holds'),                        # each at 95%: no correction for all
-    ([estimate(-0.0021)], 'does not hold'), ([estimate(-0.0021), estimate(0.02)], 'cannot tell')])   # any of several: corrected
+    # each at 95%: no correction for all
+    ([estimate(0.0021), estimate(0.0021)], 'holds'),
+    # any of several: corrected
+    ([estimate(-0.0021)], 'does not hold'), ([estimate(-0.0021), estimate(0.02)], 'cannot tell')])
 def test_verdict(estimates, verdict): assert Judgement(estimates).verdict == verdict
 
 def test_verdict_agrees_with_the_interval():
@@ -120,7 +132,8 @@ def test_every_claim_against_an_independent_recomputation():
     "No verdict of the board rests on a slip of the estimator: once more, written differently."
     def recomputed(part):
         tasks = list(part.values()) if isinstance(part, dict) else [part]
-        values = np.hstack([task / task.shape[1] for task in tasks]) * sum(task.shape[1] for task in tasks) / len(tasks)
+        values = np.hstack([task / task.shape[1] for task in tasks]) * sum(task.shape[1]
+            for task in tasks) / len(tasks)
         s, q = values.shape
         seeds, queries = values - values.mean(0), values - values.mean(1, keepdims=True)
         rest = ((seeds - seeds.mean(1, keepdims=True))**2).sum() / ((s - 1)*(q - 1))
@@ -136,25 +149,30 @@ def test_every_claim_against_an_independent_recomputation():
     for _, claim in claims:
         for name, part in claim.parts.items():
             if isinstance(part, tuple): continue
-            np.testing.assert_allclose(claim.found[name], recomputed(part), rtol=1e-6, atol=1e-9, err_msg=claim.paper)
+            np.testing.assert_allclose(claim.found[name], recomputed(part), rtol=1e-6, atol=1e-9,
+                err_msg=claim.paper)
             checked += 1
         ends = list(claim.found.values())
         if claim.verdict == 'holds': assert all(low > 0 for _, low, _ in ends)
         if claim.verdict == 'does not hold': assert any(high < 0 for *_, high in ends)
-        if claim.verdict.startswith('equivalent'): assert all(-MARGIN < low and high < MARGIN for _, low, high in ends)
+        if claim.verdict.startswith('equivalent'):
+            assert all(-MARGIN < low and high < MARGIN for _, low, high in ends)
         if claim.verdict == 'cannot tell': assert not all(low > 0 for _, low, _ in ends)
     assert checked > 25 and sum(not claim.added for _, claim in claims) >= 20
 
 # --- rows
 
 def cell(arm, seed=0):
-    found = [dict(step=1, metric='MRR@10', value=0.5, pairs=3, items=[np.array([1, 0.5, 0, 1/3]), np.array([1/7])], made=dict(recipe='r')),
-             dict(step=1, metric='kappa', value=0.1, items=[np.array([-0.25, 0.124])]), dict(step=1, metric='loss', value=2.)]
+    found = [dict(step=1, metric='MRR@10', value=0.5, pairs=3,
+        items=[np.array([1, 0.5, 0, 1/3]), np.array([1/7])], made=dict(recipe='r')),
+             dict(step=1, metric='kappa', value=0.1, items=[np.array([-0.25, 0.124])]),
+             dict(step=1, metric='loss', value=2.)]
     return cell_rows('kept', arm, seed, found, 1., 'none')
 
 def same(a, b):
     bare = ['items', 'pairs']
-    assert a.drop(columns=bare).equals(b.drop(columns=bare)) and a['pairs'].fillna(-1).tolist() == b['pairs'].fillna(-1).tolist()
+    assert a.drop(columns=bare).equals(b.drop(columns=bare)) and a['pairs'].fillna(-1).tolist() == b[
+        'pairs'].fillna(-1).tolist()
     for x, y in zip(a['items'], b['items'], strict=True):
         assert [part.tolist() for part in x] == [part.tolist() for part in y]
 
@@ -170,7 +188,8 @@ def test_scores_are_the_same_in_csv_and_in_parquet(tmp_path):
     same(after.head(len(before)), before)
     pack(file)
     same(experiment_rows(file), after)
-    assert before['items'][0][0].tolist() == [1, 0.5, 0, 1/3] and before['items'][1][0].tolist() == [-0.25, 0.124]
+    assert before['items'][0][0].tolist() == [1, 0.5, 0, 1/3] and before['items'][1][0].tolist() == [-0.25,
+        0.124]
 
 @pytest.mark.parametrize('renamed', [0, 1])
 def test_a_kill_while_packing_loses_nothing(tmp_path, renamed):
@@ -203,21 +222,25 @@ def test_recorded_rows_are_whole_and_their_scores_give_their_means(file):
     rows, end = whole_cells(file)
     assert end == file.stat().st_size and not any(row['items'] for row in rows)
     table = experiment_rows(file)
-    assert tuple(table.columns) == COLUMNS and not table.duplicated(['arm', 'seed', 'step', 'metric', 'corpus']).any()
+    assert tuple(table.columns) == COLUMNS and not table.duplicated(['arm', 'seed', 'step', 'metric',
+        'corpus']).any()
     for row in table.itertuples():
-        if len(row.items): assert abs(np.mean([part.mean() for part in row.items]) - row.value) < 1e-3, (row.arm, row.metric)
+        if len(row.items):
+            assert abs(np.mean([part.mean() for part in row.items]) - row.value) < 1e-3, (row.arm, row.metric)
 
 def test_results_stay_small(): assert sum(file.stat().st_size for file in RESULTS.iterdir()) < 30e6
 
 def test_a_row_says_how_it_was_made():
     first, *others = cell('a')
     made = json.loads(first['made'])
-    assert {'commit', 'clean', 'instructions', 'blas', 'recipe'} <= made.keys() and not any(row['made'] for row in others)
+    assert {'commit', 'clean', 'instructions', 'blas',
+        'recipe'} <= made.keys() and not any(row['made'] for row in others)
     assert first['versions'] and first['hardware'] and first['command']
 
 # --- predictions
 
-STUDY = '"Is it so?"\nARMS = ("a",)\n{said}\ndef run(arm, seed): return [dict(step=0, metric="m", value=1.)]\n'
+STUDY = ('"Is it so?"\nARMS = ("a",)\n{said}\ndef run(arm, seed): return [dict(step=0, metric="m", '
+         'value=1.)]\n')
 
 def git(folder, *words):
     who = ['-c', 'user.name=a', '-c', 'user.email=a@b.invalid', '-c', 'commit.gpgsign=false']
@@ -234,7 +257,8 @@ def study_in(folder, said):
 @pytest.mark.skipif(not shutil.which('git'), reason='git is not installed')
 @pytest.mark.parametrize('said, commit, then, problem', [
     ('', True, None, 'says nothing of a prediction'), ('# predicted: yes', False, None, 'is not committed'),
-    ('# predicted: yes', True, '# predicted: no', 'is not committed as it stands'), ('# predicted: yes', True, None, None)])
+    ('# predicted: yes', True, '# predicted: no', 'is not committed as it stands'),
+    ('# predicted: yes', True, None, None)])
 def test_a_row_is_recorded_only_after_its_prediction(tmp_path, said, commit, then, problem):
     git(tmp_path, 'init')
     study = study_in(tmp_path, said)
@@ -244,7 +268,8 @@ def test_a_row_is_recorded_only_after_its_prediction(tmp_path, said, commit, the
     if problem:
         with pytest.raises(ValueError, match=problem): run_experiment(study, file, record=True)
         assert not file.exists()
-        run_experiment(study, file)                                          # rows of one's own need no prediction
+        # rows of one's own need no prediction
+        run_experiment(study, file)
     else: assert run_experiment(study, file, record=True) == []
     assert len(whole_cells(file)[0]) == 1
 
@@ -255,6 +280,7 @@ def test_without_a_repository_a_row_says_so(tmp_path, monkeypatch):
     assert experiments.code_version() == dict(commit='none', clean=False)
     experiments.code_version.cache_clear()
 
-@pytest.mark.parametrize('path', sorted((data_folder().parent/'nbs'/'experiments').glob('*.ipynb')), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', sorted((data_folder().parent/'nbs'/'experiments').glob('*.ipynb')),
+    ids=lambda path: path.stem)
 def test_every_experiment_states_a_prediction(path):
     assert 'predict' in path.read_text(encoding='utf-8').lower()

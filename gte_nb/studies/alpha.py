@@ -16,7 +16,9 @@ from ..stages import pair_batches
 
 # %% ../../nbs/experiments/alpha.ipynb #bbaf619d
 ALPHAS = (0., 0.1, 0.3, 0.5, 0.7, 1.)
-RECIPES = {f'alpha {a:g}': replace(BASE, alpha=a) for a in ALPHAS} | {'alpha 0.5/mixed': BASE} | {f'alpha {a:g}/bert': replace(BERT, alpha=a) for a in (0., 0.5, 1.)}
+RECIPES = {f'alpha {a:g}': replace(BASE, alpha=a)
+    for a in ALPHAS} | {'alpha 0.5/mixed': BASE} | {f'alpha {a:g}/bert': replace(BERT, alpha=a)
+    for a in (0., 0.5, 1.)}
 ARMS = tuple(RECIPES)
 DEALT = 16   # batches of one source that are dealt anew
 
@@ -28,7 +30,8 @@ def dealt_anew(
     def taken(block): return [batch_at(block*DEALT + i) for i in range(DEALT)]
     def dealt(step):
         block, j = divmod(step, DEALT)
-        return Batch(*([text for i, batch in enumerate(taken(block)) for text in getattr(batch, side)[(i + j) % DEALT::DEALT]] for side in ('queries', 'documents')))
+        return Batch(*([text for i, batch in enumerate(taken(block))
+            for text in getattr(batch, side)[(i + j) % DEALT::DEALT]] for side in ('queries', 'documents')))
     return dealt
 
 def mixed_batches(
@@ -46,14 +49,16 @@ def run(
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train with a mixture, look at unseen domains and at every source."
-    return cell(RECIPES[arm], seed, batches=mixed_batches if arm.endswith('/mixed') else pair_batches, exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=not arm.endswith('/bert'), tiny=tiny)
+    return cell(RECIPES[arm], seed, batches=mixed_batches if arm.endswith('/mixed') else pair_batches,
+        exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=not arm.endswith('/bert'), tiny=tiny)
 
 # %% ../../nbs/experiments/alpha.ipynb #f9a61789
 def claims(
     rows: 'pd.DataFrame', # recorded
 ) -> list[Claim]: # those with rows
     "What the paper says of mixtures, for each kind of encoder."
-    asked = {f'α = 0.5 beats α = {a}': f'alpha {a}' for a in ('0', '0.3', '1')} | {'a batch should come from one source': 'alpha 0.5/mixed'}
+    asked = {f'α = 0.5 beats α = {a}': f'alpha {a}'
+        for a in ('0', '0.3', '1')} | {'a batch should come from one source': 'alpha 0.5/mixed'}
     return [Claim(f'{paper}{where}', {name: by_task(rows, 'alpha 0.5' + end, theirs + end, 'unseen', UNSEEN)})
             for where, name, end in (('', 'static', ''), (' (transformer)', 'three layers', '/bert'))
             for paper, theirs in asked.items() if {'alpha 0.5' + end, theirs + end} <= set(rows['arm'])]

@@ -15,11 +15,16 @@ from ..experiments import Claim, by_task, compare
 from ..miniature import BASE, BERT, SOURCES, UNSEEN, cell
 
 # %% ../../nbs/experiments/batch_size.ipynb #193e1701
-LARGE = replace(BASE, sources=SOURCES[:8], hidden_size=64)   # sources with more than 16,384 pairs; narrow, because the loss takes batch size squared × width
+# sources with more than 16,384 pairs; narrow, because the loss takes batch size squared × width
+LARGE = replace(BASE, sources=SOURCES[:8], hidden_size=64)
 PAIRS, FEW, MANY, STEPS = 131_072, 16_384, 1_048_576, 150
-RECIPES = ({f'{n} at equal pairs': replace(LARGE, batch_size=n, steps=PAIRS//n) for n in (32, 128, 512, 2048, 8192, 16384)} | {f'{n} at equal steps': replace(LARGE, batch_size=n, steps=STEPS) for n in (32, 128, 512, 2048)}
-    | {f'{n} at equal few pairs': replace(LARGE, batch_size=n, steps=FEW//n) for n in (8, 32, 128, 512, 2048)} | {f'{n} at equal many pairs': replace(LARGE, batch_size=n, steps=MANY//n) for n in (128, 512, 2048)}
-    | {f'{n} at equal pairs/bert': replace(BERT, sources=SOURCES[:8], batch_size=n, steps=6400//n) for n in (16, 64, 256)})
+RECIPES = ({f'{n} at equal pairs': replace(LARGE, batch_size=n, steps=PAIRS//n)
+    for n in (32, 128, 512, 2048, 8192, 16384)}
+    | {f'{n} at equal steps': replace(LARGE, batch_size=n, steps=STEPS) for n in (32, 128, 512, 2048)}
+    | {f'{n} at equal few pairs': replace(LARGE, batch_size=n, steps=FEW//n) for n in (8, 32, 128, 512, 2048)}
+    | {f'{n} at equal many pairs': replace(LARGE, batch_size=n, steps=MANY//n) for n in (128, 512, 2048)}
+    | {f'{n} at equal pairs/bert': replace(BERT, sources=SOURCES[:8], batch_size=n, steps=6400//n)
+    for n in (16, 64, 256)})
 ARMS, MOST = tuple(RECIPES), {arm: 3 for arm in RECIPES if arm.endswith('many pairs')}
 
 def run(
@@ -47,20 +52,25 @@ def growth(
 ) -> dict[str, np.ndarray]: # 'from → to' → (seeds, queries) differences
     "What each larger batch brings, paired over seeds and queries."
     found = sizes(rows, equal, bert)
-    return {f'{a:,} → {b:,}': compare(rows, found[b], found[a], 'unseen') for a, b in zip(found, list(found)[1:])}
+    return {f'{a:,} → {b:,}': compare(rows, found[b], found[a], 'unseen')
+        for a, b in zip(found, list(found)[1:])}
 
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]:
-    "Bigger batches are better at equal steps, which the paper says; at equal pairs the middle is best, which we add."
+    """Bigger batches are better at equal steps, which the paper says; at equal pairs the middle is best,
+    which we add."""
     found = []
     def over(arms, a, b): return {f'{a:,} → {b:,}': by_task(rows, arms[b], arms[a], 'unseen', UNSEEN)}
     for equal, bert in (('steps', False), ('pairs', False), ('pairs', True)):
         arms = sizes(rows, equal, bert)
         if len(arms) < 3: continue
         first, *_, last = arms
-        if equal == 'steps': found.append(Claim('bigger batches are better, at equal steps', over(arms, first, last)))
-        elif bert: found.append(Claim('bigger batches are better, at equal pairs (transformer)', over(arms, first, last), added=True))
+        if equal == 'steps':
+            found.append(Claim('bigger batches are better, at equal steps', over(arms, first, last)))
+        elif bert:
+            found.append(Claim('bigger batches are better, at equal pairs (transformer)',
+                over(arms, first, last), added=True))
         else:
             middle = min(arms, key=lambda n: abs(np.log(n/(first*last)**0.5)))
             both = over(arms, first, middle) | over(arms, last, middle)

@@ -24,13 +24,19 @@ from .finetuned import task
 # %% ../../nbs/experiments/continued.ipynb #f1ae42a4
 _minilm = dict(name='continued', stage=1, max_length=256, query_tokens=48, document_tokens=64, batch_size=64)
 WAYS = {   # stages, one after the other
-    'first try': (Recipe(sources=('docstring_code',), temperature=0.02, steps=156, learning_rate=3e-5, **_minilm),),
-    'gentle': (Recipe(sources=('docstring_code',), temperature=0.05, steps=156, learning_rate=1e-5, **_minilm),),
-    'mixed': (Recipe(sources=(*SOURCES[:10], 'docstring_code', 'headword_example'), temperature=0.05, steps=156, learning_rate=2e-5, **_minilm),),
-    'two stages': (Recipe(sources=SOURCES, temperature=0.05, steps=120, learning_rate=2e-5, **_minilm), Recipe(sources=TRIPLES, temperature=0.05, steps=40, learning_rate=1e-5, **dict(_minilm, stage=2, batch_size=32)))}
+    'first try': (Recipe(sources=('docstring_code',), temperature=0.02, steps=156, learning_rate=3e-5,
+    **_minilm),),
+    'gentle': (Recipe(sources=('docstring_code',), temperature=0.05, steps=156, learning_rate=1e-5,
+    **_minilm),),
+    'mixed': (Recipe(sources=(*SOURCES[:10], 'docstring_code', 'headword_example'), temperature=0.05,
+    steps=156, learning_rate=2e-5, **_minilm),),
+    'two stages': (Recipe(sources=SOURCES, temperature=0.05, steps=120, learning_rate=2e-5, **_minilm),
+    Recipe(sources=TRIPLES, temperature=0.05, steps=40, learning_rate=1e-5,
+    **dict(_minilm, stage=2, batch_size=32)))}
 WEIGHTS = (0.25, 0.5, 0.75, 1.)   # of the trained model, the rest of the packaged one
 TASKS = ('CoSQA', 'STSBenchmark')
-ARMS = ('validation/start/bert', *(f'validation/{way}/bert' for way in WAYS), 'test/start/bert', 'test/chosen/bert')
+ARMS = ('validation/start/bert', *(f'validation/{way}/bert' for way in WAYS), 'test/start/bert',
+    'test/chosen/bert')
 MOST = dict.fromkeys(ARMS, 1) | {'test/chosen/bert': 3}
 
 def between(
@@ -52,7 +58,9 @@ def continued(
     "Train, stage by stage."
     embedder = Embedder.load(dropout=0.)
     for i, recipe in enumerate(WAYS[way]):
-        folder = None if tiny else runs_folder()/'miniature'/f'continued-{way}-{i}-{seed}-{mine().fingerprint}'            # kept: validation and test look at the same model
+        # kept: validation and test look at the same model
+        folder = (None if tiny else runs_folder()/'miniature'
+            /f'continued-{way}-{i}-{seed}-{mine().fingerprint}')
         if tiny: recipe = replace(shrunk(recipe), sources=('exception_message',))
         fit(embedder, recipe, seed, pair_batches if recipe.stage == 1 else triple_batches, folder)
         if folder: embedder = Embedder.load(folder, dropout=0.)
@@ -74,7 +82,8 @@ def gains(
     "Every trained or mixed model minus the packaged one."
     rows = rows[rows['arm'].str.startswith('validation/')]
     names = rows['metric'].str.extract(r'(?P<task>.*) at (?P<weight>.*)').astype(dict(weight=float))
-    scores = rows.assign(**names, way=rows['arm'].str.split('/').str[1]).pivot(index=['way', 'weight'], columns='task', values='value')
+    scores = rows.assign(**names, way=rows['arm'].str.split('/').str[1]).pivot(index=['way', 'weight'],
+        columns='task', values='value')
     return scores.drop('start', level='way') - scores.loc[('start', 0.)]
 
 def chosen(
@@ -88,15 +97,20 @@ def run(
     seed: int, # of the batches
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, items
-    "Validation: every weight of a way. Test: the way and the weight that gain most on the task on which they gain least."
+    """Validation: every weight of a way. Test: the way and the weight that gain most on the task on which
+    they gain least."""
     (part, way, _), packaged = arm.split('/'), Embedder.load(dropout=0.)
     weights = (0.,) if way == 'start' else WEIGHTS
     if way == 'chosen': way, *weights = ('gentle', 0.5) if tiny else chosen(recorded_rows('continued'))
     trained = packaged if way == 'start' else continued(way, seed, tiny)
-    found = {f'{name} at {weight:g}' if part == 'validation' else name: values for weight in weights for name, values in score(between(packaged, trained, weight), part, tiny).items()}
+    found = {f'{name} at {weight:g}' if part == 'validation' else name: values for weight in weights
+        for name, values in score(between(packaged, trained, weight), part, tiny).items()}
     recipes = WAYS.get(way, ())
-    made = dict(recipes=[asdict(recipe) for recipe in recipes], start=model_hash(packaged), model=model_hash(trained))
-    def row(metric, values): return dict(step=sum(recipe.steps for recipe in recipes), metric=metric, value=round(float(values.mean()), 6), items=[values], made=made)
+    made = dict(recipes=[asdict(recipe) for recipe in recipes], start=model_hash(packaged),
+        model=model_hash(trained))
+    def row(metric, values):
+        return dict(step=sum(recipe.steps for recipe in recipes), metric=metric,
+            value=round(float(values.mean()), 6), items=[values], made=made)
     return [row(metric, values) for metric, values in found.items()]
 
 # %% ../../nbs/experiments/continued.ipynb #e2724d9d
@@ -105,5 +119,9 @@ def claims(
 ) -> list[Claim]: # empty until the tests are recorded
     "A gain on both tests."
     if not {'test/chosen/bert', 'test/start/bert'} <= set(rows['arm']): return []
-    def gained(task): return item_scores(rows, 'test/chosen/bert', task).to_numpy() - item_scores(rows, 'test/start/bert', task).to_numpy()   # the packaged model has no seed
-    return [Claim('all-MiniLM-L6-v2 gains on code search and on similarity from more training', {task: gained(task) for task in TASKS}, added=True)]
+    def gained(task):
+        # the packaged model has no seed
+        return item_scores(rows, 'test/chosen/bert', task).to_numpy() - item_scores(rows, 'test/start/bert',
+            task).to_numpy()
+    return [Claim('all-MiniLM-L6-v2 gains on code search and on similarity from more training',
+        {task: gained(task) for task in TASKS}, added=True)]

@@ -18,16 +18,20 @@ from ..miniature import BASE, BERT, SOURCES, cell_of, fit, shrunk, start
 from .speed import peer_model, peer_trainer, texts_in_order
 
 # %% ../../nbs/experiments/equal_data.ipynb #4616edb2
-STATIC, LAYERS = (replace(base, sources=SOURCES[:8], mask_duplicates=False) for base in (BASE, BERT))   # sources that fill every batch; the peer does not look for duplicates
-LOSSES = {'improved': None, 'vanilla': dict(directions=('query_to_doc',))}                             # in sentence-transformers' words; None: as in the experiment speed
-ARMS = (*(f'{who}/{loss}' for loss in LOSSES for who in ('gte_nb', 'sentence-transformers')), 'gte_nb/improved/bert', 'sentence-transformers/improved/bert')
+# sources that fill every batch; the peer does not look for duplicates
+STATIC, LAYERS = (replace(base, sources=SOURCES[:8], mask_duplicates=False) for base in (BASE, BERT))
+# in sentence-transformers' words; None: as in the experiment speed
+LOSSES = {'improved': None, 'vanilla': dict(directions=('query_to_doc',))}
+ARMS = (*(f'{who}/{loss}' for loss in LOSSES for who in ('gte_nb', 'sentence-transformers')),
+    'gte_nb/improved/bert', 'sentence-transformers/improved/bert')
 
 def run(
     arm: str, # one of ARMS
     seed: int, # of vectors and batches
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
-    "Train with one of the two libraries, from the same weights, on the same batches, with the same optimizer and schedule."
+    """Train with one of the two libraries, from the same weights, on the same batches, with the same
+    optimizer and schedule."""
     who, loss, *bert = arm.split('/')
     recipe = replace(LAYERS if bert else STATIC, loss=loss)
     if tiny: recipe = replace(shrunk(recipe), sources=('exception_message',))
@@ -49,18 +53,27 @@ def run(
     return cell_of(embedder, log, seconds, recipe, tiny=tiny)
 
 # %% ../../nbs/experiments/equal_data.ipynb #61141550
-PAIRS = {'static, improved loss': 'improved', 'static, plain InfoNCE': 'vanilla', 'three layers, improved loss': 'improved/bert'}   # what is compared, as tables name it → what stands after the library in an arm
+# what is compared, as tables name it → what stands after the library in an arm
+PAIRS = {'static, improved loss': 'improved', 'static, plain InfoNCE': 'vanilla',
+    'three layers, improved loss': 'improved/bert'}
 
 def side_by_side(
     rows: pd.DataFrame, # recorded
-) -> pd.DataFrame: # a line for each comparison: seeds, both scores, the largest difference of a seed, and of a last loss; the peer's time / ours, its median, least and most
+) -> pd.DataFrame: # a line for each comparison: seeds, both scores, the largest difference of a seed, and of
+    # a last loss; the peer's time / ours, its median, least and most
     "The two libraries, seed by seed."
     lines = []
     for name, what in PAIRS.items():
-        wide = {metric: rows[(rows['metric'] == metric) & rows['arm'].isin([f'gte_nb/{what}', f'sentence-transformers/{what}'])].pivot(index='seed', columns='arm', values='value').dropna() for metric in ('unseen', 'loss', 'core_seconds')}
+        wide = {metric: rows[(rows['metric'] == metric)
+            & rows['arm'].isin([f'gte_nb/{what}', f'sentence-transformers/{what}'])].pivot(index='seed',
+            columns='arm', values='value').dropna() for metric in ('unseen', 'loss', 'core_seconds')}
         if wide['unseen'].shape[1] < 2 or not len(wide['unseen']): continue
-        (ours, theirs), (loss, their_loss), (seconds, their_seconds) = ([wide[metric][f'{who}/{what}'] for who in ('gte_nb', 'sentence-transformers')] for metric in wide)
+        (ours, theirs), (loss, their_loss), (seconds,
+            their_seconds) = ([wide[metric][f'{who}/{what}'] for who in ('gte_nb', 'sentence-transformers')]
+            for metric in wide)
         ratio = their_seconds / seconds
-        lines.append({'compared': name, 'seeds': len(ours), 'gte_nb': ours.mean(), 'sentence-transformers': theirs.mean(), 'largest difference': (ours - theirs).abs().max(),
-            'of the last losses': (loss - their_loss).abs().max(), 'time: theirs / ours': ratio.median(), 'least': ratio.min(), 'most': ratio.max()})
+        lines.append({'compared': name, 'seeds': len(ours), 'gte_nb': ours.mean(),
+            'sentence-transformers': theirs.mean(), 'largest difference': (ours - theirs).abs().max(),
+            'of the last losses': (loss - their_loss).abs().max(), 'time: theirs / ours': ratio.median(),
+            'least': ratio.min(), 'most': ratio.max()})
     return pd.DataFrame(lines).set_index('compared')

@@ -50,7 +50,8 @@ def start(
     "A model before fine-tuning. Raises FileNotFoundError where it has not been trained."
     if model in FOLDERS:
         folder = runs_folder()/'record'/f'laptop-{seed}'/FOLDERS[model]
-        if not finished_run(folder): raise FileNotFoundError(f'{folder} holds no finished run; make record trains it')
+        if not finished_run(folder):
+            raise FileNotFoundError(f'{folder} holds no finished run; make record trains it')
         embedder = Embedder.load(folder, dropout=0.)
     else:
         embedder = Embedder.load(keep_layers=(0, 2, 5) if model == 'from scratch' else None, dropout=0.)
@@ -72,7 +73,8 @@ def scored_gradient(
     batch: ScoredBatch, # scores from 0 to 5
     seed: tuple[int, int], # not used: there is no dropout
 ) -> float: # the loss
-    "Add the gradient of the mean squared difference of cosine and score/5 (Reimers and Gurevych 2019): the `gradient` of `train`."
+    """Add the gradient of the mean squared difference of cosine and score/5 (Reimers and Gurevych 2019):
+    the `gradient` of `train`."""
     vectors = F.normalize(embedder.embed([*batch.queries, *batch.documents]), dim=1)
     cosines = (vectors[:len(batch)] * vectors[len(batch):]).sum(1)
     loss = F.mse_loss(cosines, torch.from_numpy(batch.scores).float().to(cosines.device) / 5)
@@ -107,7 +109,8 @@ def _same_label(texts, labels):
         ids = embedder.tokenize(texts)
         def batch_at(step):
             rng = np.random.default_rng([seed, step])
-            pairs = [rng.choice(members[label], 2, replace=False) for label in rng.choice(len(members), min(BATCH, len(members)), replace=False)]
+            pairs = [rng.choice(members[label], 2, replace=False)
+                for label in rng.choice(len(members), min(BATCH, len(members)), replace=False)]
             return Batch([ids[a] for a, _ in pairs], [ids[b] for _, b in pairs])
         return batch_at
     return batches
@@ -119,21 +122,33 @@ def task(
 ) -> Task:
     "Read a task from the folder that GTE_NB_EVAL_DATA names. Raises FileNotFoundError when it names none."
     folder = evaluation_folder()
-    if not folder: raise FileNotFoundError('GTE_NB_EVAL_DATA names no folder with Banking77, STSBenchmark and CoSQA')
+    if not folder:
+        raise FileNotFoundError('GTE_NB_EVAL_DATA names no folder with Banking77, STSBenchmark and CoSQA')
     def read(what): return pd.read_parquet(folder/f'{what}.parquet')
 
     if name == 'Banking77':
         every, test = (read(f'banking77-{split}') for split in ('train', 'test'))
-        if small: every, test = (table[table['label'] < 3].groupby('label').head(n) for table, n in ((every, 12), (test, 4)))
+        if small:
+            every, test = (table[table['label'] < 3].groupby('label').head(n)
+                for table, n in ((every, 12), (test, 4)))
         held_out = every.sample(len(every)//10, random_state=0)
         rest = every.drop(held_out.index)
-        def classification(name, train, test, **how): return Classification(name, train['text'].tolist(), train['label'].to_numpy(), test['text'].tolist(), test['label'].to_numpy(), **how)
-        return Task(_same_label(rest['text'].tolist(), rest['label'].to_numpy()), classification('Banking77, held out', rest, held_out, experiments=3), classification(name, every, test))
+        def classification(name, train, test, **how):
+            return Classification(name, train['text'].tolist(), train['label'].to_numpy(),
+                test['text'].tolist(), test['label'].to_numpy(), **how)
+        return Task(_same_label(rest['text'].tolist(), rest['label'].to_numpy()),
+            classification('Banking77, held out', rest, held_out, experiments=3),
+            classification(name, every, test))
 
     if name == 'STSBenchmark':
-        train, validation, test = (read(f'stsbenchmark-{split}')[:20 if small else None] for split in ('train', 'validation', 'test'))
-        def sts(name, table): return STS(name, table['sentence1'].tolist(), table['sentence2'].tolist(), table['score'].to_numpy())
-        return Task(_in_turn(train['sentence1'].tolist(), train['sentence2'].tolist(), train['score'].to_numpy()), sts('STSBenchmark, validation', validation), sts(name, test), scored_gradient)
+        train, validation, test = (read(f'stsbenchmark-{split}')[:20 if small else None]
+            for split in ('train', 'validation', 'test'))
+        def sts(name, table):
+            return STS(name, table['sentence1'].tolist(), table['sentence2'].tolist(),
+                table['score'].to_numpy())
+        return Task(_in_turn(train['sentence1'].tolist(), train['sentence2'].tolist(),
+            train['score'].to_numpy()), sts('STSBenchmark, validation', validation), sts(name, test),
+            scored_gradient)
 
     documents, validation, test = (read(f'cosqa-{part}') for part in ('corpus', 'validation', 'test'))
     text = documents.set_index('id')['text']
@@ -143,10 +158,14 @@ def task(
     if small: chosen, others, test = chosen[:8], others[:8], test[:8]
     def retrieval(name, queries, n):
         right = list(dict.fromkeys(queries['corpus_id']))
-        pile = right + text.index.difference(right).to_series().sample(n - len(right), random_state=0).tolist()
+        pile = right + text.index.difference(right).to_series().sample(n - len(right),
+            random_state=0).tolist()
         place = {identifier: i for i, identifier in enumerate(pile)}
-        return Retrieval(name, queries['query'].tolist(), text[pile].tolist(), queries['corpus_id'].map(place).to_numpy())
-    return Task(_in_turn(chosen['query'].tolist(), text[chosen['corpus_id']].tolist()), retrieval('CoSQA, half of validation', others, 20 if small else 1500), retrieval(name, test, 20 if small else len(text)))
+        return Retrieval(name, queries['query'].tolist(), text[pile].tolist(),
+            queries['corpus_id'].map(place).to_numpy())
+    return Task(_in_turn(chosen['query'].tolist(), text[chosen['corpus_id']].tolist()),
+        retrieval('CoSQA, half of validation', others, 20 if small else 1500),
+        retrieval(name, test, 20 if small else len(text)))
 
 # %% ../../nbs/experiments/finetuned.ipynb #65556a00
 def finetuned(
@@ -159,7 +178,8 @@ def finetuned(
     "Fine-tune a model."
     began = process_time()
     with TemporaryDirectory() as folder:
-        log = train(embedder, what.batches(embedder, seed), folder, steps, rate, temperature=TEMPERATURE, seed=seed, gradient=what.gradient, checkpoint_seconds=1e9, quiet=True)
+        log = train(embedder, what.batches(embedder, seed), folder, steps, rate, temperature=TEMPERATURE,
+            seed=seed, gradient=what.gradient, checkpoint_seconds=1e9, quiet=True)
     return log['loss'].iloc[-10:].mean(), process_time() - began
 
 def _measure(embedder, test): return [round(float(value), 4) for value in test.measure(embedder)[test.metric]]
@@ -169,28 +189,39 @@ def run(
     seed: int, # of the start and of the batches
     small: bool = False, # a miniature, for tests
     folder: Path|None = None, # where choices and items are kept; None: data/runs/finetuned
-) -> list[dict]: # step, metric, value: the primary metric before and after, rate, loss, seconds of one core, and the validation score of each rate
+) -> list[dict]: # step, metric, value: the primary metric before and after, rate, loss, seconds of one core,
+    # and the validation score of each rate
     "Choose a rate with seed 0, fine-tune at it, look at the test set."
     (model, name), folder = arm.split('/'), folder or runs_folder()/'finetuned'
     what, steps = task(name, small), 2 if small else STEPS[name]
     settings = json.dumps([LENGTH, TEMPERATURE, BATCH, steps, rates(model, name)]).encode()
-    def key(embedder): return hashlib.sha256(b''.join([settings, *(p.detach().numpy().tobytes() for p in embedder.encoder.parameters())])).hexdigest()[:16]
+    def key(embedder):
+        return hashlib.sha256(b''.join([settings,
+            *(p.detach().numpy().tobytes() for p in embedder.encoder.parameters())])).hexdigest()[:16]
     first, tuned = start(model, 0), {}
 
     def choose():
-        for rate in rates(model, name): tuned[rate] = (embedder := deepcopy(first)), *finetuned(embedder, what, steps, rate, 0)
-        return {rate: float(what.validation.measure(embedder)[what.validation.metric].mean()) for rate, (embedder, *_) in tuned.items()}
+        for rate in rates(model, name):
+            tuned[rate] = (embedder := deepcopy(first)), *finetuned(embedder, what, steps, rate, 0)
+        return {rate: float(what.validation.measure(embedder)[what.validation.metric].mean())
+            for rate, (embedder, *_) in tuned.items()}
 
-    tried = {float(rate): score for rate, score in kept(folder/f'rates-{model}-{name}-{key(first)}-{what.validation.key}.json', choose).items()}
+    tried = {float(rate): score for rate, score
+        in kept(folder/f'rates-{model}-{name}-{key(first)}-{what.validation.key}.json', choose).items()}
     rate, embedder = max(tried, key=tried.get), start(model, seed) if seed else first
-    before = kept(folder/f'before-{model}-{name}-{key(embedder)}-{what.test.key}.json', lambda: _measure(embedder, what.test))
+    before = kept(folder/f'before-{model}-{name}-{key(embedder)}-{what.test.key}.json',
+        lambda: _measure(embedder, what.test))
     if seed == 0 and tuned: embedder, loss, seconds = tuned[rate]
     else: loss, seconds = finetuned(embedder, what, steps, rate, seed)
     after = _measure(embedder, what.test)
-    with written_aside(folder/f'items-{model}-{name}-{seed}.json') as aside: aside.write_text(json.dumps(dict(arm=arm, seed=seed, before=before, after=after)), encoding='utf-8')
-    found = dict(before=np.mean(before), after=np.mean(after), rate=rate, loss=loss, seconds=seconds, **{f'validation at {rate:g}': score for rate, score in tried.items()})
-    made = dict(start=key(start(model, seed)), model=key(embedder), exams={name: what.test.key, 'validation': what.validation.key})
-    def row(metric, value, at): return dict(step=at, metric=metric, value=round(float(value), 6), pairs=at*BATCH, made=made)
+    with written_aside(folder/f'items-{model}-{name}-{seed}.json') as aside:
+        aside.write_text(json.dumps(dict(arm=arm, seed=seed, before=before, after=after)), encoding='utf-8')
+    found = dict(before=np.mean(before), after=np.mean(after), rate=rate, loss=loss, seconds=seconds,
+        **{f'validation at {rate:g}': score for rate, score in tried.items()})
+    made = dict(start=key(start(model, seed)), model=key(embedder),
+        exams={name: what.test.key, 'validation': what.validation.key})
+    def row(metric, value, at):
+        return dict(step=at, metric=metric, value=round(float(value), 6), pairs=at*BATCH, made=made)
     return [row(metric, value, 0 if metric == 'before' else steps) for metric, value in found.items()]
 
 ITEMS = 'finetuned-items.parquet'   # in data/results: arm, seed, state (before or after), values
@@ -198,10 +229,12 @@ ITEMS = 'finetuned-items.parquet'   # in data/results: arm, seed, state (before 
 def gather(
     folder: Path|None = None, # where `run` has kept items; None: data/runs/finetuned
 ) -> pd.DataFrame: # arm, seed, state, values: the primary metric of each test item, in their order
-    "The values of single items, which the rows of an experiment have no room for; `gather().to_parquet` writes ITEMS."
+    """The values of single items, which the rows of an experiment have no room for; `gather().to_parquet`
+    writes ITEMS."""
     files = sorted((folder or runs_folder()/'finetuned').glob('items-*.json'))
     kept = [json.loads(file.read_text(encoding='utf-8')) for file in files]
-    return pd.DataFrame([dict(arm=one['arm'], seed=one['seed'], state=state, values=one[state]) for one in kept for state in ('before', 'after')])
+    return pd.DataFrame([dict(arm=one['arm'], seed=one['seed'], state=state, values=one[state])
+        for one in kept for state in ('before', 'after')])
 
 def item_values(
     items: pd.DataFrame, # of `gather`
@@ -209,4 +242,5 @@ def item_values(
     state: str, # 'before' or 'after'
 ) -> np.ndarray: # (seeds, items)
     "The primary metric of each test item."
-    return np.stack(items[(items['arm'] == arm) & (items['state'] == state)].sort_values('seed')['values'].to_numpy())
+    return np.stack(items[(items['arm'] == arm) & (items['state'] == state)].sort_values('seed')[
+        'values'].to_numpy())

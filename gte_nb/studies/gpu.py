@@ -21,7 +21,8 @@ from ..corpus import cache_folder
 from ..embedder import Embedder
 from ..encoder import Encoder, EncoderConfig
 from ..gauges import token_gauge
-from ..gpu import Device, copy_rate, find_device, in_memory, model_operations, open_tokens, peak_bytes, product_rate, timed
+from ..gpu import (Device, copy_rate, find_device, in_memory, model_operations, open_tokens, peak_bytes,
+                        product_rate, timed)
 from ..gradient_cache import Batch, PRECISIONS, TILE, backward
 from ..losses import LOSSES
 from ..sampler import MixtureSampler
@@ -29,14 +30,22 @@ from ..training import read_log, train
 
 # %% ../../nbs/experiments/gpu.ipynb #729de00c
 PAIRS, LONG, TEMPERATURE = 524_288, 20_000_000, 0.01
-SHAPES = {'6x384': 5e-4, '12x384': 3e-4, '12x768': 2e-4, '24x1024': 1e-4, '24x2048': 5e-5}   # layers x width → learning rate
-STEPS = {name: dict(pairs=2_048, **how) for name, how in {'fp32': dict(precision='fp32'), 'tf32': dict(precision='fp32', tf32=True), 'bf16': {}, 'bf16 packed': dict(packed=True), 'bf16 compiled': dict(compiled=True)}.items()} | {
-    'full 16384': dict(pairs=16_384, full=True), 'full 16384 compiled': dict(pairs=16_384, full=True, compiled=True)}
-PEERS = ('sentence-transformers 64', 'sentence-transformers 256') if find_spec('sentence_transformers') else ()   # texts of a mini-batch of its cached loss
-RUNGS, BATCHES, RATES = ('vanilla', 'symmetric', '+qq', '+dd', 'improved'), (256, 1_024, 4_096, 16_384), (2e-4, 5e-4, 1.2e-3)
+# layers x width → learning rate
+SHAPES = {'6x384': 5e-4, '12x384': 3e-4, '12x768': 2e-4, '24x1024': 1e-4, '24x2048': 5e-5}
+STEPS = {name: dict(pairs=2_048, **how) for name, how in {'fp32': dict(precision='fp32'),
+    'tf32': dict(precision='fp32', tf32=True), 'bf16': {}, 'bf16 packed': dict(packed=True),
+    'bf16 compiled': dict(compiled=True)}.items()} | {
+    'full 16384': dict(pairs=16_384, full=True),
+    'full 16384 compiled': dict(pairs=16_384, full=True, compiled=True)}
+# texts of a mini-batch of its cached loss
+PEERS = ('sentence-transformers 64', 'sentence-transformers 256') if find_spec(
+    'sentence_transformers') else ()
+RUNGS, BATCHES, RATES = ('vanilla', 'symmetric', '+qq', '+dd', 'improved'), (256, 1_024, 4_096,
+    16_384), (2e-4, 5e-4, 1.2e-3)
 FILES = {   # file → arms, the most valuable first
     'gpu_throughput': ('ceilings', *(f'step/{name}' for name in (*STEPS, *PEERS))),
-    'gpu_tiles': tuple(f'tiles/{how}/{n}' for n in (16_384, 32_768, 65_536, 131_072) for how in ('tiled', 'whole')),
+    'gpu_tiles': tuple(f'tiles/{how}/{n}' for n in (16_384, 32_768, 65_536, 131_072)
+    for how in ('tiled', 'whole')),
     'gpu_losses': tuple(f'losses/{loss}/{n}' for n in BATCHES[1:] for loss in RUNGS),
     'gpu_batch': tuple(f'batch/{n}/{rate:g}' for n in BATCHES for rate in RATES),
     'gpu_alpha': tuple(f'alpha/{alpha:g}' for alpha in (0, 0.3, 0.5, 1)),
@@ -49,10 +58,13 @@ MOST = {'long': 1}
 def device_and_tokens(
     tiny: bool = False, # a rehearsal, which a CPU may do
 ) -> tuple: # the device, and the corpus as ids
-    "Look once at what there is to work with, measure its two ceilings, and say so. Raises ValueError where there is no GPU."
+    """Look once at what there is to work with, measure its two ceilings, and say so. Raises ValueError
+    where there is no GPU."""
     device = find_device(rehearsal=tiny)
     rates = ceilings(device, tiny)
-    print(f"{device.name}: {device.memory/2**30:.0f} GiB; {rates.get('bf16 product rate', rates['fp32 product rate'])/1e12:.3g} TFLOP/s of {device.precision} products, {rates['copy rate']/1e12:.3g} TB/s of memory", flush=True)
+    print(f"{device.name}: {device.memory/2**30:.0f} GiB; "
+          f"{rates.get('bf16 product rate', rates['fp32 product rate'])/1e12:.3g} TFLOP/s of "
+          f"{device.precision} products, {rates['copy rate']/1e12:.3g} TB/s of memory", flush=True)
     return device, open_tokens(tiny)
 
 def fingerprint(
@@ -73,11 +85,15 @@ def run(
     if part == 'ceilings': return _rows(**ceilings(device, tiny))
     if part == 'step': return _rows(**step_numbers(rest[0], tokens, device, seed, tiny))
     if part == 'tiles': return _rows(**tile_numbers(rest[0], int(rest[1]), device, tiny))
-    how = dict(losses=lambda loss, n: dict(loss=loss, batch=int(n)), batch=lambda n, rate: dict(batch=int(n), rate=float(rate)), alpha=lambda alpha: dict(alpha=float(alpha)),
-               models=lambda shape: dict(shape=shape, rate=SHAPES[shape], pairs=100*1_024), long=lambda: dict(batch=4_096, pairs=LONG, keep=True))[part](*rest)
+    how = dict(losses=lambda loss, n: dict(loss=loss, batch=int(n)), batch=lambda n,
+        rate: dict(batch=int(n), rate=float(rate)), alpha=lambda alpha: dict(alpha=float(alpha)),
+               models=lambda shape: dict(shape=shape, rate=SHAPES[shape], pairs=100*1_024),
+               long=lambda: dict(batch=4_096, pairs=LONG, keep=True))[part](*rest)
     return trained_rows(arm, tokens, device, seed, tiny, **how)
 
-def _rows(**numbers): return [dict(step=0, metric=name.replace('_', ' '), value=float(value)) for name, value in numbers.items()]
+def _rows(**numbers):
+    return [dict(step=0, metric=name.replace('_', ' '), value=float(value))
+        for name, value in numbers.items()]
 
 def new_encoder(
     shape: str, # layers x width
@@ -86,7 +102,8 @@ def new_encoder(
 ) -> Embedder: # random weights, no dropout
     "A BERT of a shape, with heads 64 wide."
     layers, width = (1, 64) if tiny else map(int, shape.split('x'))
-    config = EncoderConfig(tokens.tokenizer.get_vocab_size(), width, layers, width//64, 4*width, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+    config = EncoderConfig(tokens.tokenizer.get_vocab_size(), width, layers, width//64, 4*width,
+        hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     return Embedder(Encoder(config), tokens.tokenizer, 128)
 
 # %% ../../nbs/experiments/gpu.ipynb #41881d0a
@@ -98,7 +115,9 @@ def ceilings(
     n, rates = 256 if tiny else 8192, {}
     for name in ('fp32', 'tf32', 'bf16'):
         if name == 'bf16' and not device.bf16: continue
-        with _tf32(name == 'tf32'): rates[f'{name} product rate'] = product_rate(device, torch.bfloat16 if name == 'bf16' else torch.float32, n)
+        with _tf32(name == 'tf32'):
+            rates[f'{name} product rate'] = product_rate(device,
+                torch.bfloat16 if name == 'bf16' else torch.float32, n)
     return rates | {'copy rate': copy_rate(device, 1 << 20 if tiny else 2 << 30)}
 
 @contextmanager
@@ -117,9 +136,12 @@ def some_pairs(
 ) -> Batch: # of n pairs
     "A batch to time."
     rng = np.random.default_rng(seed)
-    if full: return Batch(*([ids for ids in rng.integers(5, tokens.tokenizer.get_vocab_size(), (n, full))] for _ in range(2)))
+    if full:
+        return Batch(*([ids for ids in rng.integers(5, tokens.tokenizer.get_vocab_size(), (n, full))]
+            for _ in range(2)))
     tables = list(tokens.train.values())
-    sources, columns = rng.choice(len(tables), n, p=(sizes := np.array([len(q) for q, _ in tables])) / sizes.sum()), ([], [])
+    sources, columns = rng.choice(len(tables), n,
+        p=(sizes := np.array([len(q) for q, _ in tables])) / sizes.sum()), ([], [])
     for source in range(len(tables)):
         rows = rng.integers(len(tables[source][0]), size=int((sources == source).sum()))
         for column, table in zip(columns, tables[source]): column += table[rows]
@@ -133,16 +155,23 @@ def step_numbers(
     tiny: bool = False, # 32 pairs
 ) -> dict[str, float]: # seconds, rates, memory
     "Time a training step of a BERT-base."
-    how = dict(pairs=2_048, full=False, precision=device.precision, tf32=False, packed=False, compiled=False) | STEPS.get(name, {})
+    how = dict(pairs=2_048, full=False, precision=device.precision, tf32=False, packed=False,
+        compiled=False) | STEPS.get(name, {})
     if not device.bf16: how['precision'] = 'fp32'
-    batch = some_pairs(tokens, 32 if tiny else how['pairs'], (16 if tiny else 128) if how['full'] else 0, seed)
+    batch = some_pairs(tokens, 32 if tiny else how['pairs'], (16 if tiny else 128) if how['full'] else 0,
+        seed)
     embedder = new_encoder('12x768', tokens, tiny)
-    work = _peer_step(embedder, batch, int(name.split()[1]), device) if name in PEERS else _own_step(embedder, batch, device, how, seed, tiny)
+    work = _peer_step(embedder, batch, int(name.split()[1]), device) if name in PEERS else _own_step(embedder,
+        batch, device, how, seed, tiny)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats()
-    with _tf32(how['tf32']): seconds = in_memory(lambda memory: timed(lambda: work(memory), device, 1 if tiny else 3), device)
+    with _tf32(how['tf32']):
+        seconds = in_memory(lambda memory: timed(lambda: work(memory), device, 1 if tiny else 3), device)
     lengths = np.array([len(ids) for ids in batch.queries + batch.documents])
-    return dict(seconds=seconds, pairs_per_second=len(batch)/seconds, tokens_per_second=lengths.sum()/seconds, flops=model_operations(embedder.encoder.config, lengths)/seconds,
-                product_rate=product_rate(device, PRECISIONS[how['precision']] or torch.float32, 256 if tiny else 8192), bits=16 if how['precision'] == 'bf16' else 32, peak_bytes=peak_bytes(device))
+    return dict(seconds=seconds, pairs_per_second=len(batch)/seconds, tokens_per_second=lengths.sum()/seconds,
+        flops=model_operations(embedder.encoder.config, lengths)/seconds,
+                product_rate=product_rate(device, PRECISIONS[how['precision']] or torch.float32,
+                256 if tiny else 8192), bits=16 if how['precision'] == 'bf16' else 32,
+                peak_bytes=peak_bytes(device))
 
 def _own_step(embedder, batch, device, how, seed, tiny):
     encoder = embedder.encoder.to(device.type)
@@ -151,7 +180,8 @@ def _own_step(embedder, batch, device, how, seed, tiny):
     optimizer, encoder = torch.optim.AdamW(encoder.parameters(), lr=1e-5, fused=True), encoder.train()
     def work(memory):
         optimizer.zero_grad(set_to_none=True)
-        backward(embedder, batch, 'improved', TEMPERATURE, precision=how['precision'], memory=memory, seed=seed)
+        backward(embedder, batch, 'improved', TEMPERATURE, precision=how['precision'], memory=memory,
+            seed=seed)
         optimizer.step()
     return work
 
@@ -161,11 +191,13 @@ def _peer_step(embedder, batch, mini_batch, device):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()                       # the pooler, which nobody uses, is missing
+    # the pooler, which nobody uses, is missing
+    transformers.utils.logging.set_verbosity_error()
     with TemporaryDirectory() as folder:
         embedder.save(folder)
         model = SentenceTransformer(folder, device=device.type)
-    loss, optimizer = CachedMultipleNegativesRankingLoss(model, scale=1/TEMPERATURE, mini_batch_size=mini_batch), torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+    loss, optimizer = CachedMultipleNegativesRankingLoss(model, scale=1/TEMPERATURE,
+        mini_batch_size=mini_batch), torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     def padded(texts):
         mask = torch.tensor([len(ids) for ids in texts])[:, None] > torch.arange(max(map(len, texts)))
         input_ids = torch.zeros(mask.shape, dtype=torch.long)
@@ -175,7 +207,8 @@ def _peer_step(embedder, batch, mini_batch, device):
     model.train()
     def work(_):
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16) if device.bf16 else nullcontext(): loss([dict(column) for column in columns], None).backward()
+        with torch.autocast(device.type, torch.bfloat16) if device.bf16 else nullcontext():
+            loss([dict(column) for column in columns], None).backward()
         optimizer.step()
     return work
 
@@ -193,7 +226,8 @@ def tile_numbers(
     before = torch.cuda.memory_allocated() if device.type == 'cuda' else peak_bytes(device)
     def work():
         queries.grad = documents.grad = None
-        LOSSES['improved'](queries, documents, TEMPERATURE, tile_size=side if how == 'tiled' else None).backward()
+        LOSSES['improved'](queries, documents, TEMPERATURE,
+            tile_size=side if how == 'tiled' else None).backward()
     try: seconds = timed(work, device, 3)
     except torch.OutOfMemoryError: return dict(out_of_memory=1)
     above, tile, other = peak_bytes(device) - before, queries.detach()[:side], documents.detach()[:side]
@@ -202,7 +236,8 @@ def tile_numbers(
         for _ in range(4*(n//side)**2):
             torch.mm(tile, other.T, out=logits)
             torch.mm(logits, other, out=gradient)
-    return dict(seconds=seconds, bytes_above=above, products_seconds=timed(products, device, 3), operations=16*n*n*d)
+    return dict(seconds=seconds, bytes_above=above, products_seconds=timed(products, device, 3),
+        operations=16*n*n*d)
 
 # %% ../../nbs/experiments/gpu.ipynb #829b4444
 def trained_rows(
@@ -221,27 +256,38 @@ def trained_rows(
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train, mark, and say how fast it went."
     if tiny: batch, pairs, rate = 16, 16*(40 if keep else 4), 1e-3
-    tables, marks = list(tokens.train.values()), {source: token_gauge(*(table[np.arange(len(table))] for table in both)) for source, both in tokens.tests.items()}
+    tables, marks = list(tokens.train.values()), {
+        source: token_gauge(*(table[np.arange(len(table))] for table in both))
+        for source, both in tokens.tests.items()}
     batch = min(batch, max(len(queries) for queries, _ in tables))
     sampler, steps = MixtureSampler([len(queries) for queries, _ in tables], batch, alpha, seed), pairs//batch
     def batch_at(step):
         source, rows = sampler[step]
         return Batch(*(table[rows] for table in tables[source]))
-    folder = cache_folder()/'gpu'/f"{'tiny-' if tiny else ''}{arm.replace('/', '-')}-{seed}-{tokens.fingerprint}"
+    folder = (cache_folder(
+        )/'gpu'/f"{'tiny-' if tiny else ''}{arm.replace('/', '-')}-{seed}-{tokens.fingerprint}")
     embedder = new_encoder(shape, tokens, tiny)
     how = dict(gauges=marks, gauge_every=max(1, steps//20)) if keep else {}
-    in_memory(lambda memory: train(embedder, batch_at, folder, steps, rate, loss, TEMPERATURE, precision=device.precision, packed=True, memory=memory, seed=seed,
-        about=dict(arm=arm, seed=seed, tiny=tiny, corpus=tokens.fingerprint, precision=device.precision), checkpoint_seconds=0.2 if tiny and keep else None, **how), device)
+    in_memory(lambda memory: train(embedder, batch_at, folder, steps, rate, loss, TEMPERATURE,
+        precision=device.precision, packed=True, memory=memory, seed=seed,
+        about=dict(arm=arm, seed=seed, tiny=tiny, corpus=tokens.fingerprint, precision=device.precision),
+        checkpoint_seconds=0.2 if tiny and keep else None, **how), device)
     log, embedder = read_log(folder/'log.csv'), Embedder.load(folder, dropout=0.)
     embedder.encoder.to(device.type)
     scores, seen = [mark(embedder) for mark in marks.values()], np.cumsum([row['pairs'] for row in log])
-    rows = [dict(step=steps, metric='MRR@10', value=round(float(np.mean([s.mean() for s in scores])), 6), pairs=int(seen[-1]), items=scores)]
-    rows += [dict(step=int(part[-1]) + 1, metric='loss', value=float(np.mean([log[i]['loss'] for i in part])), pairs=int(seen[part[-1]])) for part in np.array_split(np.arange(steps), min(20, steps))]
+    rows = [dict(step=steps, metric='MRR@10', value=round(float(np.mean([s.mean() for s in scores])), 6),
+        pairs=int(seen[-1]), items=scores)]
+    rows += [dict(step=int(part[-1]) + 1, metric='loss', value=float(np.mean([log[i]['loss'] for i in part])),
+        pairs=int(seen[part[-1]])) for part in np.array_split(np.arange(steps), min(20, steps))]
     rows += [dict(row, pairs=int(seen[row['step'] - 1]) if row['step'] else 0) for row in _curve(folder)]
-    lengths = np.array([len(ids) for step in range(min(8, steps)) for both in [batch_at(step)] for ids in both.queries + both.documents])
+    lengths = np.array([len(ids) for step in range(min(8, steps)) for both in [batch_at(step)]
+        for ids in both.queries + both.documents])
     speed = seen[-1]/log[-1]['seconds']
-    operations = model_operations(embedder.encoder.config, lengths) / (len(lengths)/2)                            # of a pair
-    rows += [dict(row, step=steps) for row in _rows(pairs_per_second=speed, flops=speed*operations, product_rate=product_rate(device, PRECISIONS[device.precision] or torch.float32, 256 if tiny else 8192),
+    # of a pair
+    operations = model_operations(embedder.encoder.config, lengths) / (len(lengths)/2)
+    rows += [dict(row, step=steps) for row in _rows(pairs_per_second=speed, flops=speed*operations,
+        product_rate=product_rate(device, PRECISIONS[device.precision] or torch.float32,
+        256 if tiny else 8192),
         weights=sum(p.numel() for p in embedder.encoder.parameters()), peak_bytes=peak_bytes(device))]
     if keep: print(f'the model lies in {folder}', flush=True)
     else: shutil.rmtree(folder, ignore_errors=True)
@@ -253,4 +299,5 @@ def _curve(folder):
     if not file.exists(): return []
     with open(file, encoding='utf-8', newline='') as text:
         for row in csv.DictReader(text): found.setdefault(int(row['step']), []).append(float(row['score']))
-    return [dict(step=step, metric='MRR@10 on the way', value=round(float(np.mean(scores)), 6)) for step, scores in found.items()]
+    return [dict(step=step, metric='MRR@10 on the way', value=round(float(np.mean(scores)), 6))
+        for step, scores in found.items()]

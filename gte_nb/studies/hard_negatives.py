@@ -27,14 +27,22 @@ from ..warmup import training_pairs
 # %% ../../nbs/experiments/hard_negatives.ipynb #71f9797e
 ROWS = 6_000   # pairs of a source
 KINDS = {   # how the negatives of an arm are found: scorer, how many, arguments of mine_hard_negatives
-    'none': (None, 0, {}), 'random': ('random', 1, {}), 'bm25': ('bm25', 1, dict(range_max=20, absolute_margin=None, relative_margin=0.05)), 'model': ('model', 1, dict(range_max=20)), 'siblings': ('siblings', 1, {}),
-    'random x3': ('random', 3, {}), 'random x7': ('random', 7, {}), 'model x3': ('model', 3, dict(range_max=20)), 'model x7': ('model', 7, dict(range_max=20)),
-    'model rank 20 to 100': ('model', 1, dict(range_min=20, range_max=100)), 'model rank 100 to 500': ('model', 1, dict(range_min=100, range_max=500)),
-    'model unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)), 'model x7 unmasked': ('model', 7, dict(range_max=20, absolute_margin=None))}
-SETTINGS = {f'{kind} {name}': how for name, how in {'at 0.01': dict(temperature=0.01), 'in 8': dict(batch_size=8)}.items() for kind in ('random', 'model')}   # arms with a smaller temperature or batch than the base's
+    'none': (None, 0, {}), 'random': ('random', 1, {}),
+    'bm25': ('bm25', 1, dict(range_max=20, absolute_margin=None, relative_margin=0.05)),
+    'model': ('model', 1, dict(range_max=20)), 'siblings': ('siblings', 1, {}),
+    'random x3': ('random', 3, {}), 'random x7': ('random', 7, {}),
+    'model x3': ('model', 3, dict(range_max=20)), 'model x7': ('model', 7, dict(range_max=20)),
+    'model rank 20 to 100': ('model', 1, dict(range_min=20, range_max=100)),
+    'model rank 100 to 500': ('model', 1, dict(range_min=100, range_max=500)),
+    'model unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)),
+    'model x7 unmasked': ('model', 7, dict(range_max=20, absolute_margin=None))}
+# arms with a smaller temperature or batch than the base's
+SETTINGS = {f'{kind} {name}': how for name, how in {'at 0.01': dict(temperature=0.01),
+    'in 8': dict(batch_size=8)}.items() for kind in ('random', 'model')}
 KINDS |= {name: KINDS[name.split()[0]] for name in SETTINGS}
 TASKS = dict(dictionary='headword_example', code='docstring_code')
-ARMS = (*(f'{kind}/{task}' for task in TASKS for kind in KINDS), *(f'{kind}/code/bert' for kind in ('none', 'random', 'model', 'bm25')))
+ARMS = (*(f'{kind}/{task}' for task in TASKS for kind in KINDS),
+    *(f'{kind}/code/bert' for kind in ('none', 'random', 'model', 'bm25')))
 
 @cache
 def pairs(
@@ -55,14 +63,19 @@ def negative_rows(
     "Find negatives among the documents of the other pairs."
     (scorer, k, how), table = KINDS[kind], pairs(source, rows)
     if scorer is None: return np.empty((len(table), 0), dtype=int)
-    if scorer == 'random': return (np.arange(len(table))[:, None] + np.random.default_rng(seed).integers(1, len(table), (len(table), k))) % len(table)
+    if scorer == 'random':
+        return (np.arange(len(table))[:, None] + np.random.default_rng(seed).integers(1, len(table),
+            (len(table), k))) % len(table)
     if scorer == 'siblings': return siblings(table, seed)[:, None]
     def mined():
-        found = mine_hard_negatives(BM25() if scorer == 'bm25' else embedder, table, num_negatives=k, within=None, near_copies=0.9, sampling='random', seed=seed, progress=False, **how)
+        found = mine_hard_negatives(BM25() if scorer == 'bm25' else embedder, table, num_negatives=k,
+            within=None, near_copies=0.9, sampling='random', seed=seed, progress=False, **how)
         place = {text: row for row, text in enumerate(table['document'])} | {'': -1}
-        return [[place[text] for text in column] for column in (found[f'negative_{i}'] if k > 1 else found['negative'] for i in range(1, k + 1))]
+        return [[place[text] for text in column] for column in (found[f'negative_{i}'] if k > 1
+            else found['negative'] for i in range(1, k + 1))]
     if scorer == 'model' or rows < ROWS: return np.array(mined()).T
-    return np.array(kept(runs_folder()/'miniature'/f'bm25-{source}-{rows}-{seed}-{mine().fingerprint}.json', mined)).T
+    return np.array(kept(runs_folder()/'miniature'/f'bm25-{source}-{rows}-{seed}-{mine().fingerprint}.json',
+        mined)).T
 
 @cache
 def crowd(
@@ -72,8 +85,10 @@ def crowd(
 ) -> Callable: # embedder → a list of (n,) reciprocal ranks
     "An exam in which the documents of the training pairs stand in the way as well."
     test = held_out_pairs(mine(), source, queries, 'test')
-    tokenize = start(SECOND, 0).tokenize                                  # as all models of this experiment do
-    gauge = token_gauge(*(tokenize(texts, 64) for texts in (test['query'].tolist(), [*test['document'], *pairs(source, rows)['document'].drop_duplicates()])))
+    # as all models of this experiment do
+    tokenize = start(SECOND, 0).tokenize
+    gauge = token_gauge(*(tokenize(texts, 64) for texts in (test['query'].tolist(),
+        [*test['document'], *pairs(source, rows)['document'].drop_duplicates()])))
     return lambda embedder: [gauge(embedder)]
 
 def run(
@@ -81,12 +96,14 @@ def run(
     seed: int, # of stage 1, of batches and of random negatives
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
-    "Fine-tune with such negatives, look at the task itself, at the task in a crowd, and at the other domains."
+    """Fine-tune with such negatives, look at the task itself, at the task in a crowd, and at the other
+    domains."""
     kind, task, *bert = arm.split('/')
     source, base, size = TASKS[task], BERT_SECOND if bert else SECOND, 200 if tiny else ROWS
     def batches(embedder, corpus, recipe, seed):
         table, found = pairs(source, size), negative_rows(kind, source, embedder, seed, size)
-        ids = [embedder.tokenize(table[column].tolist(), tokens) for column, tokens in (('query', recipe.query_tokens), ('document', recipe.document_tokens))]
+        ids = [embedder.tokenize(table[column].tolist(), tokens)
+            for column, tokens in (('query', recipe.query_tokens), ('document', recipe.document_tokens))]
         sampler = MixtureSampler([len(table)], recipe.batch_size, seed=seed)
         def batch_at(step):
             rows = sampler[step][1]
@@ -95,16 +112,20 @@ def run(
         return batch_at
     batches.__name__ = f'{kind} of {ROWS}'
     recipe = replace(base, sources=(source,), **SETTINGS.get(kind, {}))
-    recipe = replace(recipe, steps=base.steps*base.batch_size//recipe.batch_size)                    # as many rows
-    exams = dict(own=(source,), crowd=crowd(source, size, 20 if tiny else 300), unseen=tuple(s for s in UNSEEN if s != source))
+    # as many rows
+    recipe = replace(recipe, steps=base.steps*base.batch_size//recipe.batch_size)
+    exams = dict(own=(source,), crowd=crowd(source, size, 20 if tiny else 300),
+        unseen=tuple(s for s in UNSEEN if s != source))
     return cell(recipe, seed, start if tiny else second_start, batches, exams, tiny=tiny)
 
 # %% ../../nbs/experiments/hard_negatives.ipynb #b82556c9
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
-    "Stage 2 gives each query a hard negative: one that the model takes for near, against a random one, on the task itself."
+    """Stage 2 gives each query a hard negative: one that the model takes for near, against a random one,
+    on the task itself."""
     places = {place: f'a hard negative beats a random one in stage 2: {place}' for place in TASKS}
     places |= {'code/bert': 'a hard negative beats a random one in stage 2: code (transformer)'}
-    return [Claim(said, {'one near miss': by_task(rows, f'model/{place}', f'random/{place}', 'own', (TASKS[place.split('/')[0]],))}, added=True)
+    return [Claim(said, {'one near miss': by_task(rows, f'model/{place}', f'random/{place}', 'own',
+        (TASKS[place.split('/')[0]],))}, added=True)
             for place, said in places.items() if {f'model/{place}', f'random/{place}'} <= set(rows['arm'])]

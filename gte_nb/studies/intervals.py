@@ -17,11 +17,14 @@ from ..experiments import MARGIN, Estimate, item_scores, recorded_rows, together
 
 # %% ../../nbs/experiments/intervals.ipynb #56e7c1e4
 REPEATS = 2_000                                                          # made-up experiments of a cell
-EXPERIMENTS = ('alpha', 'batch_size', 'losses', 'model_size', 'sources', 'training_length', 'two_stages')   # whose variances are taken
+# whose variances are taken
+EXPERIMENTS = ('alpha', 'batch_size', 'losses', 'model_size', 'sources', 'training_length', 'two_stages')
 KINDS = {'static': 'static encoder', 'layers': 'layers of MiniLM', 'new': 'new layers'}
 SPREADS = {'no seed': 0., 'as found': 1., 'twice': 2.}                 # standard deviation of seeds
-ARMS = (*(f'{kind}/{seeds} seeds/{n} {unit}/{spread}' for kind, seeds in (('static', 10), ('static', 3), ('layers', 10), ('layers', 3), ('new', 3))
-          for n, unit in ((1994, 'queries'), (300, 'queries'), (7, 'tasks'), (4, 'tasks')) for spread in SPREADS), 'static/10 seeds/1994 queries/sixteen together')
+ARMS = (*(f'{kind}/{seeds} seeds/{n} {unit}/{spread}'
+    for kind, seeds in (('static', 10), ('static', 3), ('layers', 10), ('layers', 3), ('new', 3))
+          for n, unit in ((1994, 'queries'), (300, 'queries'), (7, 'tasks'), (4, 'tasks'))
+          for spread in SPREADS), 'static/10 seeds/1994 queries/sixteen together')
 MOST = dict.fromkeys(ARMS, 1)
 
 def kind_of(
@@ -29,11 +32,13 @@ def kind_of(
     arm: str, # of it
 ) -> str: # one of KINDS
     "Which kind of model an arm trains."
-    return 'static' if not arm.endswith('/bert') else 'new' if experiment == 'model_size' or arm.endswith('new layers/bert') else 'layers'
+    return 'static' if not arm.endswith('/bert') else 'new' if experiment == 'model_size' or arm.endswith(
+        'new layers/bert') else 'layers'
 
 def parts(
     differences: np.ndarray, # (seeds, columns)
-) -> tuple[tuple[float, float, float], np.ndarray, np.ndarray]: # variances of seed, column, rest; (columns,) and (seeds, columns) what belongs to a column and to the rest
+) -> tuple[tuple[float, float, float], np.ndarray, np.ndarray]: # variances of seed, column, rest; (columns,)
+    # and (seeds, columns) what belongs to a column and to the rest
     "Two-way analysis of variance. A variance may come out below 0; over many pairs these average out."
     s, q = differences.shape
     mean, by_seed, by_column = differences.mean(), differences.mean(1), differences.mean(0)
@@ -45,17 +50,23 @@ def parts(
 def recorded_parts(
     kind: str, # one of KINDS
     unit: str, # queries or tasks
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # mean variances of seed, column, rest; columns and rest of all pairs, each scaled to a variance of 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # mean variances of seed, column, rest; columns and rest of
+    # all pairs, each scaled to a variance of 1
     "What the recorded rows say of a kind of model."
     found = []
     for experiment in EXPERIMENTS:
         rows = recorded_rows(experiment)
-        arms = [arm for arm, cells in rows[rows['metric'] == 'unseen'].groupby('arm', sort=False) if len(cells) > 2 and kind_of(experiment, arm) == kind]
+        arms = [arm for arm, cells in rows[rows['metric'] == 'unseen'].groupby('arm', sort=False)
+            if len(cells) > 2 and kind_of(experiment, arm) == kind]
         tasks = range(len(rows.loc[rows['metric'] == 'unseen', 'items'].iloc[0]))
-        scores = {arm: item_scores(rows, arm, 'unseen') if unit == 'queries' else np.stack([item_scores(rows, arm, 'unseen', part).mean(axis=1) for part in tasks], axis=1) for arm in arms}
-        for a, b in combinations(map(np.asarray, scores.values()), 2): found.append(parts(a[:min(len(a), len(b))] - b[:min(len(a), len(b))]))
+        scores = {arm: item_scores(rows, arm, 'unseen') if unit == 'queries'
+            else np.stack([item_scores(rows, arm, 'unseen', part).mean(axis=1) for part in tasks], axis=1)
+            for arm in arms}
+        for a, b in combinations(map(np.asarray, scores.values()), 2):
+            found.append(parts(a[:min(len(a), len(b))] - b[:min(len(a), len(b))]))
     def pool(place): # of a few pairs, so that it stays small
-        values = np.concatenate([part[place].ravel() / max(part[place].std(), 1e-12) for part in found[::max(1, len(found)//30)]])
+        values = np.concatenate([part[place].ravel() / max(part[place].std(), 1e-12)
+            for part in found[::max(1, len(found)//30)]])
         return values / values.std()
     return np.clip(np.mean([variances for variances, *_ in found], axis=0), 0, None), pool(1), pool(2)
 
@@ -69,7 +80,8 @@ def made_up(
 ) -> np.ndarray: # (seeds, n) with a true mean of 0
     "Differences as the recorded ones vary."
     (seed, column, rest), columns, rests = recorded_parts(kind, unit)
-    return (rng.normal(0, spread * seed**0.5, (seeds, 1)) + column**0.5 * rng.choice(columns, n) + rest**0.5 * rng.choice(rests, (seeds, n)))
+    return (rng.normal(0, spread * seed**0.5, (seeds, 1)) + column**0.5 * rng.choice(columns, n)
+        + rest**0.5 * rng.choice(rests, (seeds, n)))
 
 def true_estimate(
     kind: str, # as `made_up` takes it
@@ -82,7 +94,8 @@ def true_estimate(
     seed, column, rest = recorded_parts(kind, unit)[0]
     squares = np.array([n * spread**2 * seed + rest, seeds * column + rest, -rest])
     freedom = np.array([seeds - 1, n - 1, (seeds - 1)*(n - 1)])
-    return Estimate(0., float((squares.sum() / (seeds*n))**0.5), float(squares.sum()**2 / (squares**2 / freedom).sum()), seeds)
+    return Estimate(0., float((squares.sum() / (seeds*n))**0.5),
+        float(squares.sum()**2 / (squares**2 / freedom).sum()), seeds)
 
 def run(
     arm: str, # one of ARMS
@@ -91,12 +104,14 @@ def run(
 ) -> list[dict]: # step, metric, value: shares of the made-up experiments, variances
     "Make up experiments, and count."
     kind, seeds, columns, spread = arm.split('/')
-    (n, unit), seeds, rng, repeats = columns.split(), int(seeds.split()[0]), np.random.default_rng([seed, ARMS.index(arm)]), 20 if tiny else REPEATS
+    (n, unit), seeds, rng, repeats = columns.split(), int(seeds.split()[0]), np.random.default_rng([seed,
+        ARMS.index(arm)]), 20 if tiny else REPEATS
     n = int(n)
     if spread == 'sixteen together':
         def all_hold():
             base = made_up(rng, kind, seeds, n, unit, 1.)
-            intervals = together({i: (made_up(rng, kind, seeds, n, unit, 1.) - base) / 2**0.5 for i in range(16)})
+            intervals = together({i: (made_up(rng, kind, seeds, n, unit, 1.) - base) / 2**0.5
+                for i in range(16)})
             return all(low <= 0 <= high for _, low, high in intervals.values())
         return [dict(step=repeats, metric='all hold', value=np.mean([all_hold() for _ in range(repeats)]))]
     how = kind, seeds, n, unit, SPREADS[spread]
@@ -108,7 +123,9 @@ def run(
         counts['missed'].append(not low <= 0 <= high)
         counts['seen'].append(low + effect > 0)
         counts['equivalent'].append(low + MARGIN > -MARGIN and high + MARGIN < MARGIN)
-        for name in both: counts.setdefault(name, []).append(not np.prod(bootstrap(values, draws=200)[1:]) <= 0)
+        for name in both:
+            counts.setdefault(name, []).append(not np.prod(bootstrap(values, draws=200)[1:]) <= 0)
     found = {name: np.mean(shares) for name, shares in counts.items()} | {'smallest': effect}
-    found |= dict(zip(('variance of seeds', 'variance of columns', 'variance of the rest'), recorded_parts(kind, unit)[0]))
+    found |= dict(zip(('variance of seeds', 'variance of columns', 'variance of the rest'),
+        recorded_parts(kind, unit)[0]))
     return [dict(step=repeats, metric=name, value=float(f'{value:.5g}')) for name, value in found.items()]

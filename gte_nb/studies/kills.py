@@ -26,11 +26,13 @@ STEPS = dict(static=200, bert=150)
 def _embedder(arm, tokenizer):
     torch.manual_seed(0)
     if arm == 'static': return Embedder(StaticEncoder(tokenizer.get_vocab_size(), 32), tokenizer, 128)
-    return Embedder(Encoder(EncoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)), tokenizer, 128)
+    return Embedder(Encoder(EncoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64)), tokenizer, 128)
 
 def _batch(step):
     rng = np.random.default_rng(step)
-    return Batch(*([rng.integers(1_000, 30_000, size=rng.integers(3, 30)) for _ in range(48)] for _ in range(3)))
+    return Batch(*([rng.integers(1_000, 30_000, size=rng.integers(3, 30)) for _ in range(48)]
+        for _ in range(3)))
 
 def _fork(arm, tokenizer, folder, seed, steps):
     "A process that trains into `folder`, from its start or from its checkpoint."
@@ -38,7 +40,8 @@ def _fork(arm, tokenizer, folder, seed, steps):
     status = 1
     try:
         torch.set_num_threads(1)
-        train(_embedder(arm, tokenizer), _batch, folder, steps, 0.01, temperature=0.05, token_dropout=0.2, seed=seed, checkpoint_seconds=0., quiet=True)
+        train(_embedder(arm, tokenizer), _batch, folder, steps, 0.01, temperature=0.05, token_dropout=0.2,
+            seed=seed, checkpoint_seconds=0., quiet=True)
         status = 0
     finally: os._exit(status)
 
@@ -51,20 +54,25 @@ def killed(
     seed: int, # of the run and of the moments
     kills: int, # how many
     steps: int, # of the run
-) -> list[dict]: # a row for each kill: whether it hit a write, and the step that the next attempt goes on from; last, whether the weights are the same
+) -> list[dict]: # a row for each kill: whether it hit a write, and the step that the next attempt goes on
+    # from; last, whether the weights are the same
     "Kill a run many times and compare its end with an undisturbed one."
-    rows, rng, tokenizer = [], np.random.default_rng(seed), Tokenizer.from_file(str(minilm_folder()/'tokenizer.json'))
+    rows, rng, tokenizer = [], np.random.default_rng(seed), Tokenizer.from_file(
+        str(minilm_folder()/'tokenizer.json'))
     with tempfile.TemporaryDirectory() as folder:
         alone, disturbed = Path(folder)/'alone', Path(folder)/'disturbed'
         _ended(_fork(arm, tokenizer, alone, seed, steps))
         for kill in range(kills):
             child, before = _fork(arm, tokenizer, disturbed, seed, steps), checkpoint_steps(disturbed)[:1]
-            while checkpoint_steps(disturbed)[:1] == before and not (disturbed/'training.json').exists(): time.sleep(0.002)
+            while checkpoint_steps(disturbed)[:1] == before and not (disturbed/'training.json').exists():
+                time.sleep(0.002)
             time.sleep(rng.uniform(0, 0.3))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             if (disturbed/'training.json').exists(): break                 # it was faster
-            rows += [dict(step=kill, metric='hit a write', value=(disturbed/'checkpoints'/'.writing').exists()), dict(step=kill, metric='goes on from', value=checkpoint_steps(disturbed)[0])]
+            rows += [dict(step=kill, metric='hit a write',
+                value=(disturbed/'checkpoints'/'.writing').exists()),
+                dict(step=kill, metric='goes on from', value=checkpoint_steps(disturbed)[0])]
         _ended(_fork(arm, tokenizer, disturbed, seed, steps))
         same = (alone/'model.safetensors').read_bytes() == (disturbed/'model.safetensors').read_bytes()
         return rows + [dict(step=kills, metric='same weights', value=same)]

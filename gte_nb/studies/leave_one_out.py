@@ -19,7 +19,8 @@ from ..warmup import training_pairs
 
 # %% ../../nbs/experiments/leave_one_out.ipynb #3863e591
 HALVES = 40   # random halves of the sources
-ARMS = ('similarity', 'all', *(f'without {source}' for source in SOURCES), *(f'half {i:02}' for i in range(HALVES)))
+ARMS = ('similarity', 'all', *(f'without {source}' for source in SOURCES),
+    *(f'half {i:02}' for i in range(HALVES)))
 MOST = {'similarity': 1} | {arm: 2 for arm in ARMS if arm.startswith('half')}
 DOMAINS = (*UNSEEN, *EXAMINED)
 
@@ -27,18 +28,26 @@ def kept_sources(
     arm: str, # one of ARMS
 ) -> tuple[str, ...]: # that it trains on
     "All but one, or a half."
-    if arm.startswith('without '): return tuple(source for source in SOURCES if source != arm.removeprefix('without '))
-    if arm.startswith('half '): return tuple(SOURCES[i] for i in sorted(np.random.default_rng(int(arm.split()[1])).permutation(len(SOURCES))[:len(SOURCES)//2]))
+    if arm.startswith('without '):
+        return tuple(source for source in SOURCES if source != arm.removeprefix('without '))
+    if arm.startswith('half '):
+        return tuple(SOURCES[i] for i in sorted(np.random.default_rng(int(arm.split()[1])).permutation(
+            len(SOURCES))[:len(SOURCES)//2]))
     return SOURCES
 
 def similarities(
     rows: int = 2_000, # of each source and domain
 ) -> dict[tuple[str, str], float]: # (source, domain) → −1 to 1
-    "The cosine of two piles of texts: of their mean vectors before training, which weigh words by inverse document frequency."
+    """The cosine of two piles of texts: of their mean vectors before training, which weigh words by
+    inverse document frequency."""
     embedder = start(replace(BASE, hidden_size=512), 0)
-    def mean(pairs): return embedder.encode([text for column in ('query', 'document') for text in pairs.sample(min(rows, len(pairs)), random_state=0)[column]]).mean(0)
-    sources, domains = {s: mean(training_pairs(mine(), s)) for s in SOURCES}, {d: mean(mine().pairs(d, 'test')) for d in DOMAINS}
-    centre = np.mean([*sources.values()], axis=0)                                       # what all have in common says nothing
+    def mean(pairs):
+        return embedder.encode([text for column in ('query', 'document')
+            for text in pairs.sample(min(rows, len(pairs)), random_state=0)[column]]).mean(0)
+    sources, domains = {s: mean(training_pairs(mine(), s))
+        for s in SOURCES}, {d: mean(mine().pairs(d, 'test')) for d in DOMAINS}
+    # what all have in common says nothing
+    centre = np.mean([*sources.values()], axis=0)
     def cosine(a, b): return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
     return {(s, d): cosine(sources[s] - centre, domains[d] - centre) for s in SOURCES for d in DOMAINS}
 
@@ -48,7 +57,9 @@ def run(
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train without a source, look at every domain."
-    if arm == 'similarity': return [dict(step=0, metric=f'{source} → {domain}', value=round(value, 4)) for (source, domain), value in similarities(50 if tiny else 2_000).items()]
+    if arm == 'similarity':
+        return [dict(step=0, metric=f'{source} → {domain}', value=round(value, 4))
+            for (source, domain), value in similarities(50 if tiny else 2_000).items()]
     rate, tried = (BASE.learning_rate, {}) if tiny else best_rate(BASE)
     recipe = replace(BASE, sources=kept_sources(arm), learning_rate=rate)
     found = cell(recipe, seed, exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
@@ -60,14 +71,17 @@ def contributions(
     rows: pd.DataFrame, # recorded
     each: bool = True, # of DOMAINS; otherwise the mean of the unseen ones
 ) -> pd.DataFrame: # source, domain, mean, error, freedom, low, high, p, told
-    "`all` minus `without X`, with 95% intervals one by one; told: whether it differs from 0 when all are looked at together."
+    """`all` minus `without X`, with 95% intervals one by one; told: whether it differs from 0 when all are
+    looked at together."""
     found = []
     for source in (source for source in SOURCES if f'without {source}' in set(rows['arm'])):
         unseen = by_task(rows, 'all', f'without {source}', 'unseen', UNSEEN)
-        parts = unseen | by_task(rows, 'all', f'without {source}', 'seen', EXAMINED) if each else {'unseen': joined(unseen)}
+        parts = unseen | by_task(rows, 'all', f'without {source}', 'seen',
+            EXAMINED) if each else {'unseen': joined(unseen)}
         for domain, values in parts.items():
             estimate = two_way(values)
-            found.append((source, domain, estimate.error, estimate.freedom, *estimate.interval(), 2*min(estimate.p(), estimate.p(above=False))))
+            found.append((source, domain, estimate.error, estimate.freedom, *estimate.interval(),
+                2*min(estimate.p(), estimate.p(above=False))))
     table = pd.DataFrame(found, columns=['source', 'domain', 'error', 'freedom', 'mean', 'low', 'high', 'p'])
     return table.assign(told=holm(table['p'].to_numpy()) < 0.05)
 
@@ -76,8 +90,10 @@ def half_values(
     scores: np.ndarray, # (halves, domains)
     inside: np.ndarray, # (halves, sources) whether a half holds a source
     draws: int = 2_000, # bootstrap samples of halves
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (sources, domains) worth compared with the other sources, and the ends of its 95% interval
-    "Least squares of the scores on who is inside: the regression view of Banzhaf values (Hammer and Holzman 1992), from halves."
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # (sources, domains) worth compared with the other sources,
+    # and the ends of its 95% interval
+    """Least squares of the scores on who is inside: the regression view of Banzhaf values (Hammer and
+    Holzman 1992), from halves."""
     h, n = inside.shape
     design = np.column_stack([np.ones(h), inside - inside.mean(1, keepdims=True)])
     def fitted(rows): return n/(n - 1) * (np.linalg.pinv(design[rows], rcond=1e-8) @ scores[rows])[..., 1:, :]
@@ -87,24 +103,29 @@ def half_values(
 def over_halves(
     rows: pd.DataFrame, # recorded
 ) -> tuple[Estimate, Estimate, np.ndarray]: # over these tasks' queries, over tasks; (halves,) mean of each
-    "All sixteen sources minus a random half of them, of the same seeds: halves are the sample, beside queries or tasks."
+    """All sixteen sources minus a random half of them, of the same seeds: halves are the sample, beside
+    queries or tasks."""
     halves = [arm for arm in dict.fromkeys(rows['arm']) if arm.startswith('half')]
     tasks = [by_task(rows, 'all', arm, 'unseen', UNSEEN) for arm in halves]
     seeds = min(len(values) for task in tasks for values in task.values())
-    by_query = np.stack([joined(task).mean(0) for task in tasks])                          # a row for each half, the mean of its seeds
+    # a row for each half, the mean of its seeds
+    by_query = np.stack([joined(task).mean(0) for task in tasks])
     by_domain = np.stack([[values.mean() for values in task.values()] for task in tasks])
-    alone = own_noise(rows) / seeds              # what the few seeds of `all` have by chance is in all rows alike, so no row can show it
+    # what the few seeds of `all` have by chance is in all rows alike, so no row can show it
+    alone = own_noise(rows) / seeds
     def estimate(values):
         found = two_way(values)
         variance = found.error**2 + alone
-        return Estimate(found.mean, variance**0.5, variance**2 / (found.error**4/found.freedom + alone**2/(9*len(SOURCES))), len(halves))
+        return Estimate(found.mean, variance**0.5,
+            variance**2 / (found.error**4/found.freedom + alone**2/(9*len(SOURCES))), len(halves))
     return estimate(by_query), estimate(by_domain), by_query.mean(1)
 
 def own_noise(
     rows: pd.DataFrame, # recorded
 ) -> float: # variance
     "What a seed does to one arm and not to the others: two-way analysis of variance of arms × seeds."
-    scores = pd.DataFrame({arm: item_scores(rows, arm, 'unseen').mean(axis=1) for arm in ('all', *(f'without {source}' for source in SOURCES)) if arm in set(rows['arm'])}).dropna()
+    scores = pd.DataFrame({arm: item_scores(rows, arm, 'unseen').mean(axis=1)
+        for arm in ('all', *(f'without {source}' for source in SOURCES)) if arm in set(rows['arm'])}).dropna()
     rest = scores.sub(scores.mean(axis=1), axis=0).sub(scores.mean(), axis=1) + scores.to_numpy().mean()
     return float((rest**2).to_numpy().sum() / np.prod(np.array(rest.shape) - 1))
 
@@ -116,8 +137,11 @@ def claims(
     found, arms = [], set(rows['arm'])
     if any(arm.startswith('half') for arm in arms):
         own, other, draws = over_halves(rows)
-        found.append(Claim('more sources are better in stage 1: sixteen over eight at random', {f'{len(draws)} draws': (own, other)}))
-    without = [by_task(rows, 'all', f'without {source}', 'unseen', UNSEEN) for source in SOURCES if f'without {source}' in arms]
+        found.append(Claim('more sources are better in stage 1: sixteen over eight at random',
+            {f'{len(draws)} draws': (own, other)}))
+    without = [by_task(rows, 'all', f'without {source}', 'unseen', UNSEEN) for source in SOURCES
+        if f'without {source}' in arms]
     seeds = min(len(values) for tasks in without for values in tasks.values())
     mean = {task: np.mean([tasks[task][:seeds] for tasks in without], axis=0) for task in UNSEEN}
-    return [*found, Claim('leaving one source out costs: sixteen over fifteen', {f'mean of {len(without)} choices': mean}, added=True)]
+    return [*found, Claim('leaving one source out costs: sixteen over fifteen', {f'mean of {len(without)} '
+        'choices': mean}, added=True)]

@@ -24,11 +24,15 @@ RUNGS = ('vanilla', 'symmetric', '+qq', '+dd', 'improved')   # of chapter 04, th
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)           # at the base's batch size
 SIZES = (32, 128, 512, 2048)                                 # pairs of a batch, at the base's temperature
 PAIRS = 51_200                                               # that each of these arms sees
-PLACES = dict({f'temperature {t:g}': replace(BASE, temperature=t) for t in TEMPERATURES}, **{'stage 2': SECOND}, **{f'batch {n}': replace(BASE, batch_size=n, steps=PAIRS//n) for n in SIZES},
+PLACES = dict({f'temperature {t:g}': replace(BASE, temperature=t) for t in TEMPERATURES},
+    **{'stage 2': SECOND}, **{f'batch {n}': replace(BASE, batch_size=n, steps=PAIRS//n) for n in SIZES},
     **{'bert': BERT, 'new layers/bert': replace(model_size.SMALL, layers=2, hidden_size=128, steps=400)})
-LADDER = {'τ = 0.05': 'temperature 0.05', 'τ = 0.01': 'temperature 0.01', 'stage 2': 'stage 2'}   # the places where its steps are compared
-ALONE = '+dd without +qq'                                    # in these places, for the question which comparison counts
-RECIPES = ({f'{loss}/{place}': replace(recipe, loss=loss) for place, recipe in PLACES.items() for loss in RUNGS if not place.endswith('bert') or loss in ('vanilla', 'improved')}
+# the places where its steps are compared
+LADDER = {'τ = 0.05': 'temperature 0.05', 'τ = 0.01': 'temperature 0.01', 'stage 2': 'stage 2'}
+# in these places, for the question which comparison counts
+ALONE = '+dd without +qq'
+RECIPES = ({f'{loss}/{place}': replace(recipe, loss=loss) for place, recipe in PLACES.items()
+    for loss in RUNGS if not place.endswith('bert') or loss in ('vanilla', 'improved')}
     | {f'{ALONE}/{place}': replace(PLACES[place], loss=ALONE) for place in LADDER.values()})
 ARMS = tuple(RECIPES)
 
@@ -37,7 +41,8 @@ def backwards(
     rows: int = 300, # of each unseen domain
 ) -> list: # of gauges
     "The exam the other way round: each document looks for its query."
-    return [retrieval_gauge(pairs['document'].tolist(), pairs['query'].tolist()) for source in UNSEEN for pairs in [held_out_pairs(mine(), source, rows, 'test')]]
+    return [retrieval_gauge(pairs['document'].tolist(), pairs['query'].tolist()) for source in UNSEEN
+        for pairs in [held_out_pairs(mine(), source, rows, 'test')]]
 
 def run(
     arm: str, # one of ARMS
@@ -45,8 +50,10 @@ def run(
     tiny: bool = False, # a miniature of the miniature, for tests
 ) -> list[dict]: # step, metric, value, pairs, items
     "Train with a loss, on unseen domains look what it has learnt."
-    exams = dict(unseen=UNSEEN, backwards=lambda embedder: [gauge(embedder) for gauge in backwards(20 if tiny else 300)])
-    how = (second_start, triple_batches) if RECIPES[arm].stage == 2 else (partial(model_size.begin, tiny=tiny),) if RECIPES[arm].layers else ()
+    exams = dict(unseen=UNSEEN, backwards=lambda embedder: [gauge(embedder)
+        for gauge in backwards(20 if tiny else 300)])
+    how = (second_start, triple_batches) if RECIPES[arm].stage == 2 else (partial(model_size.begin,
+        tiny=tiny),) if RECIPES[arm].layers else ()
     return cell(RECIPES[arm], seed, *how, exams=exams, tiny=tiny)
 
 # %% ../../nbs/experiments/losses.ipynb #5c92d868
@@ -54,7 +61,12 @@ def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
     "The paper's loss ablation, after stage 1, after stage 2, and on transformers."
-    asked = {'after stage 1': ('at τ 0.05', 'temperature 0.05'), "after stage 1, at the paper's temperature": ('at τ 0.01', 'temperature 0.01'), 'after stage 2': ('static', 'stage 2'),
-             'on a transformer of new layers': ('stage 1', 'new layers/bert'), 'on layers of all-MiniLM-L6-v2': ('stage 1', 'bert')}
-    return [Claim(f'the improved loss beats vanilla InfoNCE {where}', {name: by_task(rows, f'improved/{place}', f'vanilla/{place}', 'unseen', UNSEEN)})
-            for where, (name, place) in asked.items() if {f'improved/{place}', f'vanilla/{place}'} <= set(rows['arm'])]
+    asked = {'after stage 1': ('at τ 0.05', 'temperature 0.05'),
+        "after stage 1, at the paper's temperature": ('at τ 0.01', 'temperature 0.01'),
+        'after stage 2': ('static', 'stage 2'),
+             'on a transformer of new layers': ('stage 1', 'new layers/bert'),
+             'on layers of all-MiniLM-L6-v2': ('stage 1', 'bert')}
+    return [Claim(f'the improved loss beats vanilla InfoNCE {where}',
+        {name: by_task(rows, f'improved/{place}', f'vanilla/{place}', 'unseen', UNSEEN)})
+            for where, (name, place) in asked.items()
+            if {f'improved/{place}', f'vanilla/{place}'} <= set(rows['arm'])]

@@ -20,20 +20,26 @@ from ..warmup import new_bert
 # %% ../../nbs/experiments/model_size.ipynb #51097bd6
 WIDTHS = (64, 128, 256, 512)                                              # of the static encoder
 SHAPES = ((1, 128), (2, 128), (4, 128), (6, 128), (2, 64), (2, 256), (2, 384))   # layers, width
-SMALL = replace(BASE, document_tokens=48, batch_size=64, steps=200, learning_rate=1e-3, weight_decay=0.01)   # of the transformers
+# of the transformers
+SMALL = replace(BASE, document_tokens=48, batch_size=64, steps=200, learning_rate=1e-3, weight_decay=0.01)
 
 def operations(
     layers: int, # of a BERT
     width: int, # of its vectors
 ) -> int: # per token, forward and backward
-    "Multiplications and additions of the matrix products of the layers; attention between tokens is small at 48 tokens."
+    """Multiplications and additions of the matrix products of the layers; attention between tokens is
+    small at 48 tokens."""
     return 6 * 12 * layers * width**2
 
-COMPUTE = 400 * operations(2, 128)                                       # of the arms at equal compute: 400 steps of two layers, 128 wide
+# of the arms at equal compute: 400 steps of two layers, 128 wide
+COMPUTE = 400 * operations(2, 128)
 def _steps(layers, width): return max(1, round(COMPUTE / operations(layers, width)))
-RECIPES = ({f'static {width}': replace(BASE, hidden_size=width) for width in WIDTHS} | {f'{l}x{w} at equal steps/bert': replace(SMALL, layers=l, hidden_size=w) for l, w in SHAPES}
-    | {f'{l}x{w} at equal compute/bert': replace(SMALL, layers=l, hidden_size=w, steps=_steps(l, w)) for l, w in SHAPES})
-LONGER = '6x128 at 800 steps/bert'                                      # as many as one layer takes at equal compute
+RECIPES = ({f'static {width}': replace(BASE, hidden_size=width) for width in WIDTHS}
+    | {f'{l}x{w} at equal steps/bert': replace(SMALL, layers=l, hidden_size=w) for l, w in SHAPES}
+    | {f'{l}x{w} at equal compute/bert': replace(SMALL, layers=l, hidden_size=w, steps=_steps(l, w))
+    for l, w in SHAPES})
+# as many as one layer takes at equal compute
+LONGER = '6x128 at 800 steps/bert'
 RECIPES[LONGER] = replace(SMALL, layers=6, hidden_size=128, steps=_steps(1, 128))
 ARMS = tuple(RECIPES)
 
@@ -58,7 +64,8 @@ def run(
     "Train an encoder of a size."
     recipe = RECIPES[arm]
     if not recipe.layers: return cell(recipe, seed, tiny=tiny)
-    rate, tried = (recipe.learning_rate, {}) if tiny else best_rate(replace(recipe, steps=SMALL.steps), begin)   # of a shape, at equal steps
+    # of a shape, at equal steps
+    rate, tried = (recipe.learning_rate, {}) if tiny else best_rate(replace(recipe, steps=SMALL.steps), begin)
     found = cell(replace(recipe, learning_rate=rate), seed, partial(begin, tiny=tiny), tuned=False, tiny=tiny)
     found[0]['made'] |= dict(rates=tried)
     return found
@@ -70,12 +77,14 @@ def shapes(
 ) -> dict[tuple[int, int], str]: # (layers, width) → arm
     "Transformers that are recorded, by operations."
     found = {(l, w): f'{l}x{w} at equal {equal}/bert' for l, w in SHAPES}
-    return {shape: found[shape] for shape in sorted(found, key=lambda shape: operations(*shape)) if found[shape] in set(rows['arm'])}
+    return {shape: found[shape] for shape in sorted(found, key=lambda shape: operations(*shape))
+        if found[shape] in set(rows['arm'])}
 
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]:
-    "Bigger models are better: wider static encoders; wider and deeper transformers at equal steps, and, which we add, at equal compute."
+    """Bigger models are better: wider static encoders; wider and deeper transformers at equal steps, and,
+    which we add, at equal compute."""
     found, static = [], [f'static {w}' for w in WIDTHS if f'static {w}' in set(rows['arm'])]
     def over(a, b): return by_task(rows, b, a, 'unseen', UNSEEN)
     doublings = {f'width {a.split()[1]} → {b.split()[1]}': over(a, b) for a, b in zip(static, static[1:])}
@@ -83,9 +92,13 @@ def claims(
     if doublings: found.append(Claim('bigger models are better: wider static encoders', doublings, paper))
     for equal in ('steps', 'compute'):
         arms = shapes(rows, equal)
-        for what, name, a, b in (('wider', 'width 64 → 384', (2, 64), (2, 384)), ('deeper', '1 → 6 layers', (1, 128), (6, 128))):
+        for what, name, a, b in (('wider', 'width 64 → 384', (2, 64), (2, 384)),
+                ('deeper', '1 → 6 layers', (1, 128), (6, 128))):
             if not {a, b} <= set(arms): continue
             said, parts = f'{what} transformers at equal {equal}', {name: over(arms[a], arms[b])}
-            if equal == 'steps': found.append(Claim(f'bigger models are better: {said}', parts, paper, untested='all shapes end below their static start'))
-            else: found.append(Claim(f'{said} learn faster (none reaches its static start)', parts, added=True))
+            if equal == 'steps':
+                found.append(Claim(f'bigger models are better: {said}', parts, paper,
+                    untested='all shapes end below their static start'))
+            else:
+                found.append(Claim(f'{said} learn faster (none reaches its static start)', parts, added=True))
     return found

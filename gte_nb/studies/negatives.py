@@ -52,7 +52,9 @@ class Given:
         self,
         embedder: Embedder, # that made them
         texts: list[str], # all that will be asked for
-    ): self.vectors, self.place = embedder.encode(texts, progress=False), {text: i for i, text in enumerate(texts)}
+    ):
+        self.vectors, self.place = embedder.encode(texts,
+            progress=False), {text: i for i, text in enumerate(texts)}
 
     def encode(self, texts: list[str], progress: bool|None = None) -> np.ndarray: # (n, hidden)
         "Look them up."
@@ -66,7 +68,8 @@ def given_vectors(
     static: bool, # which encoder
 ) -> Given: # of both sides
     "Vectors for mining alone."
-    return Given(Embedder.load(model_folder(static)), [*dict.fromkeys(real_pairs(source, n, seed).to_numpy().ravel())])
+    return Given(Embedder.load(model_folder(static)),
+        [*dict.fromkeys(real_pairs(source, n, seed).to_numpy().ravel())])
 
 # %% ../../nbs/experiments/negatives.ipynb #7b687817
 def prepared(
@@ -82,8 +85,10 @@ def prepared(
     vectors = given_vectors(source, n, seed, static) if given else Embedder.load(model_folder(static))
     if contestant == 'gte_nb':
         def ours(num_negatives, **settings):
-            found = mine_hard_negatives(vectors, pairs, num_negatives=num_negatives, within=None, progress=False, **{'absolute_margin': None, **settings})
-            return found, [f'negative_{k + 1}' for k in range(num_negatives)] if num_negatives > 1 else ['negative']
+            found = mine_hard_negatives(vectors, pairs, num_negatives=num_negatives, within=None,
+                progress=False, **{'absolute_margin': None, **settings})
+            return found, [f'negative_{k + 1}' for k in range(num_negatives)] if num_negatives > 1 else [
+                'negative']
         return ours
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     import transformers
@@ -91,11 +96,13 @@ def prepared(
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives as peer
     transformers.utils.logging.disable_progress_bar()
-    model, data = SentenceTransformer(model_folder(static), device='cpu'), Dataset.from_dict(pairs.to_dict('list'))
+    model, data = SentenceTransformer(model_folder(static),
+        device='cpu'), Dataset.from_dict(pairs.to_dict('list'))
     if given: model.encode_query = model.encode_document = lambda texts, **_: vectors.encode(texts)
     def theirs(num_negatives, **settings):
         with contextlib.redirect_stderr(io.StringIO()):
-            return peer(data, model, num_negatives=num_negatives, verbose=False, batch_size=1024 if static else 32, **settings), ['negative']
+            return peer(data, model, num_negatives=num_negatives, verbose=False,
+                batch_size=1024 if static else 32, **settings), ['negative']
     return theirs
 
 def triples(
@@ -103,13 +110,17 @@ def triples(
     columns: list[str], # of negatives
 ) -> set: # (query, document, negative)
     "What was found, in a form that can be compared."
-    return {(query, document, negative) for column in columns for query, document, negative in zip(found['query'], found['document'], found[column]) if negative}
+    return {(query, document, negative) for column in columns
+        for query, document, negative in zip(found['query'], found['document'], found[column]) if negative}
 
 # %% ../../nbs/experiments/negatives.ipynb #5dfd5049
 CONTESTANTS = ('gte_nb', 'sentence-transformers')
-SETTINGS = (dict(num_negatives=1, range_max=20), dict(num_negatives=3, range_min=5, range_max=30), dict(num_negatives=3, range_max=50, absolute_margin=0.05),
-            dict(num_negatives=2, range_min=3, range_max=40, relative_margin=0.05), dict(num_negatives=5, range_min=2, range_max=20, max_score=0.6),
-            dict(num_negatives=2, range_min=5, range_max=60, absolute_margin=0.02, relative_margin=0.1, max_score=0.8))
+SETTINGS = (dict(num_negatives=1, range_max=20), dict(num_negatives=3, range_min=5, range_max=30),
+    dict(num_negatives=3, range_max=50, absolute_margin=0.05),
+            dict(num_negatives=2, range_min=3, range_max=40, relative_margin=0.05),
+            dict(num_negatives=5, range_min=2, range_max=20, max_score=0.6),
+            dict(num_negatives=2, range_min=5, range_max=60, absolute_margin=0.02, relative_margin=0.1,
+            max_score=0.8))
 RACE = dict(num_negatives=1, range_max=50, absolute_margin=0.05)
 
 @dataclass(frozen=True)
@@ -123,22 +134,30 @@ class Arm:
     rounds: int = 7 # of a race
 
 NEGATIVE_ARMS = {
-    'agree-static-words': Arm('agreement', 'headword_definition', 4000), 'agree-static-code': Arm('agreement', 'docstring_code', 2000),
-    'agree-minilm-words': Arm('agreement', 'headword_definition', 300, static=False), 'agree-minilm-terms': Arm('agreement', 'term_definition', 300, static=False),
-    'mining-8000-words': Arm('race', 'headword_definition', 8000), 'mining-8000-code': Arm('race', 'docstring_code', 8000),
+    'agree-static-words': Arm('agreement', 'headword_definition', 4000),
+    'agree-static-code': Arm('agreement', 'docstring_code', 2000),
+    'agree-minilm-words': Arm('agreement', 'headword_definition', 300, static=False),
+    'agree-minilm-terms': Arm('agreement', 'term_definition', 300, static=False),
+    'mining-8000-words': Arm('race', 'headword_definition', 8000),
+    'mining-8000-code': Arm('race', 'docstring_code', 8000),
     'mining-300-words': Arm('race', 'headword_definition', 300, static=False),
-    'encoding-8000-words': Arm('race', 'headword_definition', 8000, given=False), 'encoding-150-words': Arm('race', 'headword_definition', 150, static=False, given=False, rounds=5),
-    'memory-8000-words': Arm('memory', 'headword_definition', 8000), 'bm25-8000-words': Arm('bm25', 'headword_definition', 8000, rounds=3)}
+    'encoding-8000-words': Arm('race', 'headword_definition', 8000, given=False),
+    'encoding-150-words': Arm('race', 'headword_definition', 150, static=False, given=False, rounds=5),
+    'memory-8000-words': Arm('memory', 'headword_definition', 8000),
+    'bm25-8000-words': Arm('bm25', 'headword_definition', 8000, rounds=3)}
 ARMS = tuple(NEGATIVE_ARMS)
 
-def _status(what): return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(what)) / 1024   # MiB
+def _status(what):
+    # MiB
+    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(what)) / 1024
 
 def _alone(arm, contestant, n, seed):
     "In a process of its own: mine once, print the peak above the inputs."
     what = NEGATIVE_ARMS[arm]
     prepared(contestant, what.source, 100, seed, what.static, what.given)(**RACE)       # libraries are loaded
     work = prepared(contestant, what.source, n, seed, what.static, what.given)
-    Path('/proc/self/clear_refs').write_text('5')                                                    # the peak starts from here
+    # the peak starts from here
+    Path('/proc/self/clear_refs').write_text('5')
     before = _status('VmRSS')
     work(**RACE)
     print(json.dumps(_status('VmHWM') - before))
@@ -159,19 +178,25 @@ def run(
     if what.kind == 'memory':
         def peak(name):
             code = f'from gte_nb.studies.negatives import _alone; _alone({arm!r}, {name!r}, {n}, {seed})'
-            return json.loads(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
+            return json.loads(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
+                check=True).stdout.splitlines()[-1])
         return [dict(step=0, metric=f'{name}, MiB above inputs', value=peak(name)) for name in CONTESTANTS]
     if what.kind == 'bm25':
         pairs = real_pairs(what.source, n, seed)
-        work = lambda: mine_hard_negatives(BM25(), pairs, within=None, range_max=50, absolute_margin=None, relative_margin=0.05)
-        return [dict(step=step, metric='gte_nb, seconds', value=_seconds(work)) for step in range(1, rounds + 1)]
+        work = lambda: mine_hard_negatives(BM25(), pairs, within=None, range_max=50, absolute_margin=None,
+            relative_margin=0.05)
+        return [dict(step=step, metric='gte_nb, seconds', value=_seconds(work))
+            for step in range(1, rounds + 1)]
     works = {name: prepared(name, what.source, n, seed, what.static, what.given) for name in CONTESTANTS}
     if what.kind == 'agreement':
         rows = []
         for step, settings in enumerate(SETTINGS):
             ours, theirs = (triples(*works[name](**settings)) for name in CONTESTANTS)
-            rows += [dict(step=step, metric=metric, value=value) for metric, value in (('negatives of gte_nb', len(ours)), ('negatives of sentence-transformers', len(theirs)), ('the same', len(ours & theirs)))]
+            rows += [dict(step=step, metric=metric, value=value)
+                for metric, value in (('negatives of gte_nb', len(ours)),
+                ('negatives of sentence-transformers', len(theirs)), ('the same', len(ours & theirs)))]
         return rows
     for name in CONTESTANTS: works[name](**RACE)
     return [dict(step=step, metric=f'{name}, seconds', value=_seconds(lambda: works[name](**RACE)))
-            for step in range(1, rounds + 1) for name in (CONTESTANTS if (step + seed) % 2 else CONTESTANTS[::-1])]
+            for step in range(1, rounds + 1) for name in (CONTESTANTS if (step + seed) % 2
+            else CONTESTANTS[::-1])]

@@ -16,7 +16,8 @@ import pandas as pd
 from ..evaluation import Retrieval, measure, remembering
 from ..embedder import Embedder
 from ..experiments import Claim, compare, item_scores
-from ..miniature import BASE, BERT, BERT_SECOND, SECOND, SOURCES, fit, model_hash, second_start, shrunk, stage1, start
+from ..miniature import (BASE, BERT, BERT_SECOND, SECOND, SOURCES, fit, model_hash, second_start, shrunk,
+                              stage1, start)
 from ..mining import mine
 from ..negatives import BM25
 from ..scores import recorded_values
@@ -24,9 +25,13 @@ from ..stages import TRIPLES, triple_batches
 from ..tasks import DOMAINS, find_tasks
 
 # %% ../../nbs/experiments/out_of_distribution.ipynb #eecc2a0c
-OUTSIDE = ('CoSQA', 'STSBenchmark', 'Banking77', 'MRPC', 'JavaScript: JSDoc → function', 'JavaScript: JSDoc → function (names masked)', 'Perl: POD → sub', 'Perl: POD → sub (names masked)',
-           *(DOMAINS[source] for source in ('title_abstract', 'section_text', 'bookmark_note')))   # tasks of chapter 09b
-ARMS = ('random vectors', 'stage 1', 'stage 1 + 2', 'random vectors/1024', 'stage 1/1024', 'stage 1/bert', 'stage 1 + 2/bert', 'start/bert', 'bm25')   # after the stroke: how wide a static encoder is, or that it is a transformer
+OUTSIDE = ('CoSQA', 'STSBenchmark', 'Banking77', 'MRPC', 'JavaScript: JSDoc → function',
+    'JavaScript: JSDoc → function (names masked)', 'Perl: POD → sub', 'Perl: POD → sub (names masked)',
+           # tasks of chapter 09b
+           *(DOMAINS[source] for source in ('title_abstract', 'section_text', 'bookmark_note')))
+# after the stroke: how wide a static encoder is, or that it is a transformer
+ARMS = ('random vectors', 'stage 1', 'stage 1 + 2', 'random vectors/1024', 'stage 1/1024', 'stage 1/bert',
+    'stage 1 + 2/bert', 'start/bert', 'bm25')
 MOST = {'start/bert': 1, 'bm25': 1} | {arm: 3 for arm in ARMS if arm.endswith('/1024')}
 
 @cache
@@ -43,7 +48,8 @@ def model(
 ) -> Embedder:
     "Before training, after stage 1, after both."
     what, _, kind = arm.partition('/')
-    first, second = (BERT, BERT_SECOND) if kind == 'bert' else (replace(BASE, hidden_size=int(kind or BASE.hidden_size)), SECOND)
+    first, second = (BERT, BERT_SECOND) if kind == 'bert' else (replace(BASE,
+        hidden_size=int(kind or BASE.hidden_size)), SECOND)
     if tiny: first, second = shrunk(first), shrunk(second)
     if what in ('random vectors', 'start'): embedder = start(first, seed)
     elif what == 'stage 1': embedder = Embedder.load(stage1(seed, first))
@@ -61,12 +67,15 @@ def run(
     if arm == 'bm25': measured, chosen = BM25(), [task for task in chosen if isinstance(task, Retrieval)]
     else: measured = remembering(embedder := model(arm, seed, tiny))
     found = {task.name: measure(measured, task).values[task.metric] for task in chosen}
-    rows = [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values]) for name, values in found.items()]
-    rows[0]['made'] = dict(exams={task.name: task.key for task in chosen}) | (dict(model=model_hash(embedder)) if arm != 'bm25' else {})
+    rows = [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values])
+        for name, values in found.items()]
+    rows[0]['made'] = dict(exams={task.name: task.key for task in chosen}) | (dict(model=model_hash(embedder))
+        if arm != 'bm25' else {})
     return rows
 
 # %% ../../nbs/experiments/out_of_distribution.ipynb #c8964563
-PEERS = {'BM25': 'bm25', 'wordllama': 'wordllama', 'all-MiniLM-L6-v2': 'all-MiniLM-L6-v2'}   # as tables name them → as chapter 09d records them
+# as tables name them → as chapter 09d records them
+PEERS = {'BM25': 'bm25', 'wordllama': 'wordllama', 'all-MiniLM-L6-v2': 'all-MiniLM-L6-v2'}
 ONCE = tuple(task for task in OUTSIDE if '(names masked)' not in task)   # each language counts once
 SEARCH = tuple(task for task in ONCE if '→' in task or task == 'CoSQA')   # retrieval
 
@@ -118,11 +127,14 @@ def some(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]:
-    "Zero-shot after stage 1: beside BM25, as the paper shows it, and beside the vectors before training, which critics ask for."
+    """Zero-shot after stage 1: beside BM25, as the paper shows it, and beside the vectors before training,
+    which critics ask for."""
     found = []
     for where, arm in {'': 'stage 1', ' (transformer)': 'stage 1/bert'}.items():
         if over := some(against_peer(rows, arm, 'BM25'), SEARCH):
-            found.append(Claim(f'zero-shot retrieval after stage 1 beats BM25{where}', {f'mean of {len(over)} tasks': over}))
+            found.append(Claim(f'zero-shot retrieval after stage 1 beats BM25{where}',
+                {f'mean of {len(over)} tasks': over}))
     if learnt := some(gained(rows, 'stage 1', 'random vectors'), ONCE):
-        found.append(Claim('stage 1 helps outside of its sources: it beats untrained vectors', {f'mean of {len(learnt)} tasks': learnt}, added=True))
+        found.append(Claim('stage 1 helps outside of its sources: it beats untrained vectors',
+            {f'mean of {len(learnt)} tasks': learnt}, added=True))
     return found

@@ -44,15 +44,18 @@ def parameters(
 ) -> tuple[int, int]: # in its tables of embeddings, in its layers
     "How many parameters an encoder has."
     h, inner = config.hidden_size, config.intermediate_size
-    return (config.vocab_size + config.max_position_embeddings + config.type_vocab_size + 2)*h, config.num_hidden_layers*(4*h*h + 2*h*inner + inner + 9*h)
+    return (config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+        + 2)*h, config.num_hidden_layers*(4*h*h + 2*h*inner + inner + 9*h)
 
 def graph_bytes(
     config: EncoderConfig, # of a BERT
     precision: str = 'bf16', # fp32 or bf16
 ) -> float: # bytes
     "What autograd keeps of one token for the way back."
-    h, inner, masks = config.hidden_size, config.intermediate_size, 2*config.hidden_size*(config.hidden_dropout_prob > 0)
-    return config.num_hidden_layers*((20*h + 4*inner if precision == 'bf16' else 4*(8*h + 2*inner)) + masks) + 8*h
+    h, inner, masks = config.hidden_size, config.intermediate_size, 2*config.hidden_size*(
+        config.hidden_dropout_prob > 0)
+    return config.num_hidden_layers*((20*h + 4*inner if precision == 'bf16' else 4*(8*h + 2*inner))
+        + masks) + 8*h
 
 def loss_operations(
     pairs: int, # of a batch
@@ -71,12 +74,16 @@ def estimate(
     fsdp: bool = False, # whether weights, gradients and moments are shared out
     precision: str = 'bf16', # of the encoder: fp32 or bf16
     memory: float|None = None, # bytes for graphs; None: half of the machine's
-) -> dict[str, float]: # seconds of a step by part, and all; bytes of a process by part, and all; share of the texts whose graph is kept; bytes sent
+) -> dict[str, float]: # seconds of a step by part, and all; bytes of a process by part, and all; share of the
+    # texts whose graph is kept; bytes sent
     "A step from rates."
-    h, inner, layers, (tables, in_layers) = config.hidden_size, config.intermediate_size, config.num_hidden_layers, parameters(config)
+    h, inner, layers, (tables,
+        in_layers) = config.hidden_size, config.intermediate_size, config.num_hidden_layers, parameters(
+        config)
     weights, mine, graph = tables + in_layers, 2*pairs*tokens/processes, graph_bytes(config, precision)
     memory = machine.memory/2 if memory is None else memory
-    chunk = min(machine.chunk, mine, 0.9*memory/graph)                      # its tokens; the graph of a larger one would not fit
+    # its tokens; the graph of a larger one would not fit
+    chunk = min(machine.chunk, mine, 0.9*memory/graph)
     kept, chunks = 0 if fsdp else min(1, max(1, memory//(chunk*graph)) * chunk/mine), ceil(mine/chunk)
     forward = model_operations(config, [tokens])/3/tokens
     operations = mine*forward*(4 - kept)
@@ -85,14 +92,21 @@ def estimate(
     others = (processes - 1)/processes
     sent = others*(2*8*pairs*h + (4*(4*chunks*in_layers + 2*chunks*tables) if fsdp else 2*4*weights))
     seconds = dict(encoder=(operations/machine.products + moved/machine.copying)/machine.share,
-                   loss=loss_operations(pairs, h, machine.tile)/machine.loss_products + 4*pairs**2*(30*(2 + machine.tile/pairs) if tiled else 80)/machine.copying,
-                   sums=sent/machine.sending if processes > 1 else 0., optimizer=28*weights/(processes if fsdp else 1)/machine.copying)
-    space = dict(state=16*weights/processes + 8*(tables + in_layers/layers) if fsdp else 16*weights, graphs=graph*max(chunk, kept*mine),
-                 vectors=5*8*pairs*h + 8*min(pairs, machine.tile)**2, working=4*config.vocab_size*h + 4*chunk*(6*h + 2*inner))
-    return dict(seconds, seconds=sum(seconds.values()), **space, peak=sum(space.values()), kept=kept, sent=sent)
+                   loss=loss_operations(pairs, h, machine.tile)/machine.loss_products
+                   + 4*pairs**2*(30*(2 + machine.tile/pairs) if tiled else 80)/machine.copying,
+                   sums=sent/machine.sending if processes > 1 else 0.,
+                   optimizer=28*weights/(processes if fsdp else 1)/machine.copying)
+    space = dict(state=16*weights/processes + 8*(tables + in_layers/layers) if fsdp else 16*weights,
+        graphs=graph*max(chunk, kept*mine),
+                 vectors=5*8*pairs*h + 8*min(pairs, machine.tile)**2,
+                 working=4*config.vocab_size*h + 4*chunk*(6*h + 2*inner))
+    return dict(seconds, seconds=sum(seconds.values()), **space, peak=sum(space.values()), kept=kept,
+        sent=sent)
 
 # %% ../../nbs/experiments/processes.ipynb #5c09b172
-ARMS = {'1 process': (1, False), '2 processes': (2, False), '4 processes': (4, False), '2 processes FSDP': (2, True)}   # processes, whether they share weights
+# processes, whether they share weights
+ARMS = {'1 process': (1, False), '2 processes': (2, False), '4 processes': (4, False),
+    '2 processes FSDP': (2, True)}
 PARTS = ('encoder', 'loss', 'sums', 'optimizer')
 
 def setting(
@@ -100,8 +114,11 @@ def setting(
 ) -> dict: # config, pairs, tokens, steps, memory
     "What is trained."
     none = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
-    if tiny: return dict(config=EncoderConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, **none), pairs=64, tokens=8, steps=3, memory=1 << 28)
-    return dict(config=EncoderConfig(hidden_size=192, num_hidden_layers=2, num_attention_heads=6, intermediate_size=768, **none), pairs=1024, tokens=16, steps=6, memory=448 << 20)
+    if tiny:
+        return dict(config=EncoderConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=64, **none), pairs=64, tokens=8, steps=3, memory=1 << 28)
+    return dict(config=EncoderConfig(hidden_size=192, num_hidden_layers=2, num_attention_heads=6,
+        intermediate_size=768, **none), pairs=1024, tokens=16, steps=6, memory=448 << 20)
 
 def measure(
     folder: str, # receives the numbers of this process, as JSON
@@ -109,15 +126,19 @@ def measure(
     tiny: bool = False, # a second's work
     briefly: bool = False, # two steps and no rates
 ):
-    "One of the processes of a run: train next to nothing, so that everything is loaded; train; measure rates."
-    how, device, world, parts = setting(tiny) | (dict(steps=2) if briefly else {}), Device('cpu', 'CPU', 2 << 30, False), processes().num_processes, [Counter()]
+    """One of the processes of a run: train next to nothing, so that everything is loaded; train; measure
+    rates."""
+    how, device, world, parts = setting(tiny) | (dict(steps=2) if briefly else {}), Device('cpu', 'CPU',
+        2 << 30, False), processes().num_processes, [Counter()]
     tokenizer = Tokenizer.from_file(str(minilm_folder()/'tokenizer.json'))
     def trained(how, out, **settings):
         torch.manual_seed(seed)
         def batch_at(step):
-            ids = np.random.default_rng([seed, step]).integers(1, how['config'].vocab_size, (2, how['pairs'], how['tokens']))
+            ids = np.random.default_rng([seed, step]).integers(1, how['config'].vocab_size,
+                (2, how['pairs'], how['tokens']))
             return Batch(*map(list, ids))
-        return train(Embedder(Encoder(how['config']), tokenizer, how['tokens']), batch_at, f'{folder}/{out}', how['steps'], 1e-4, checkpoint_seconds=float('inf'), quiet=True, **settings)
+        return train(Embedder(Encoder(how['config']), tokenizer, how['tokens']), batch_at, f'{folder}/{out}',
+            how['steps'], 1e-4, checkpoint_seconds=float('inf'), quiet=True, **settings)
     trained(setting(tiny=True), 'before')
     rest = peak_bytes(device)
 
@@ -129,7 +150,8 @@ def measure(
                 parts[-1]['waiting'] += perf_counter() - start
             start, result = perf_counter(), work(*args, **kwargs)
             parts[-1][part] += perf_counter() - start
-            parts[-1]['sent'] += sent(*(tensor for tensor in (*args, *kwargs.values()) if torch.is_tensor(tensor))) * (world - 1)/world
+            parts[-1]['sent'] += sent(*(tensor for tensor in (*args, *kwargs.values())
+                if torch.is_tensor(tensor))) * (world - 1)/world
             return result
         return clocked
     def loss_clock(vectors, *rest):
@@ -138,8 +160,12 @@ def measure(
         return loss(vectors, *rest)
     reduce, loss = torch.distributed.all_reduce, gradient_cache._loss
     torch.distributed.all_reduce = clock('sums', reduce, lambda tensor: 2*tensor.nbytes)
-    for name in ('all_gather_single', 'all_gather_into_tensor', 'reduce_scatter_single', 'reduce_scatter_tensor'):      # what FSDP calls, by older and newer names
-        if hasattr(torch.distributed, name): setattr(torch.distributed, name, clock('sums', getattr(torch.distributed, name), lambda *tensors: max(t.nbytes for t in tensors)))
+    # what FSDP calls, by older and newer names
+    for name in ('all_gather_single', 'all_gather_into_tensor', 'reduce_scatter_single',
+            'reduce_scatter_tensor'):
+        if hasattr(torch.distributed, name):
+            setattr(torch.distributed, name, clock('sums', getattr(torch.distributed, name),
+                lambda *tensors: max(t.nbytes for t in tensors)))
     gradient_cache._loss, torch.optim.AdamW.step = loss_clock, clock('optimizer', torch.optim.AdamW.step)
 
     def gradient(embedder, batch, seed):
@@ -147,17 +173,25 @@ def measure(
         return backward(embedder, batch, memory=how['memory'], seed=seed)
     log = trained(how, 'run', gradient=gradient)
     peak, seconds = peak_bytes(device), np.diff(log['seconds'])
-    found = {name: median(part[name] for part in parts[2:]) for name in ('loss', 'waiting', 'sums', 'optimizer', 'sent')}
-    found |= dict(seconds=float(median(seconds)), encoder=median(s - sum(part[name] for name in ('loss', 'waiting', 'sums', 'optimizer')) for s, part in zip(seconds, parts[2:])))
+    found = {name: median(part[name] for part in parts[2:])
+        for name in ('loss', 'waiting', 'sums', 'optimizer', 'sent')}
+    found |= dict(seconds=float(median(seconds)),
+        encoder=median(s - sum(part[name] for name in ('loss', 'waiting', 'sums', 'optimizer'))
+        for s, part in zip(seconds, parts[2:])))
     def rate(work):
         if world > 1: torch.distributed.barrier()
         return work()
     if not briefly:
         n, message = 256 if tiny else 1024, torch.ones((1 if tiny else 32) << 18)
-        found |= dict(products=rate(lambda: product_rate(device, torch.float32, n)), copying=rate(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
-        if world > 1: found['sending'] = 2*message.nbytes*(world - 1)/world / rate(lambda: timed(lambda: reduce(message), device))
-    Path(folder, f'{processes().process_index}.json').write_text(json.dumps(dict(found, peak=peak, rest=rest)), encoding='utf-8')
-    if world > 1:                                                           # nobody leaves while another one still talks to him
+        found |= dict(products=rate(lambda: product_rate(device, torch.float32, n)),
+            copying=rate(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
+        if world > 1:
+            found['sending'] = 2*message.nbytes*(world
+                - 1)/world / rate(lambda: timed(lambda: reduce(message), device))
+    Path(folder, f'{processes().process_index}.json').write_text(
+        json.dumps(dict(found, peak=peak, rest=rest)), encoding='utf-8')
+    # nobody leaves while another one still talks to him
+    if world > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
@@ -166,13 +200,20 @@ def _launch(arm, seed, tiny=False, briefly=False):
     number, fsdp = ARMS[arm]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder)/'process.py'
-        script.write_text(f'from gte_nb.studies.processes import measure; measure({folder!r}, {seed}, {tiny}, {briefly})', encoding='utf-8')
-        environment = {**os.environ, 'PYTHONPATH': str(Path(gte_nb.__file__).parents[1]), 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
+        script.write_text(f'from gte_nb.studies.processes import measure; measure({folder!r}, {seed}, '
+                          f'{tiny}, {briefly})', encoding='utf-8')
+        environment = {**os.environ, 'PYTHONPATH': str(Path(gte_nb.__file__).parents[1]),
+            'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
         if fsdp: environment |= {'ACCELERATE_USE_FSDP': 'true', 'FSDP_VERSION': '2'}
-        if briefly: environment['MALLOC_MMAP_THRESHOLD_'] = str(8 << 20)             # what is freed is given back at once: resident is what is in use
-        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(number), str(script)], env=environment, capture_output=True, text=True)
+        if briefly:
+            # what is freed is given back at once: resident is what is in use
+            environment['MALLOC_MMAP_THRESHOLD_'] = str(8 << 20)
+        done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+            '--nproc_per_node', str(number), str(script)], env=environment, capture_output=True, text=True)
         found = [json.loads(file.read_text(encoding='utf-8')) for file in sorted(Path(folder).glob('*.json'))]
-        if len(found) < number: raise RuntimeError(f'{arm}: {len(found)} of {number} processes left numbers\n{done.stderr}')    # what ends badly after that does no harm
+        if len(found) < number:
+            # what ends badly after that does no harm
+            raise RuntimeError(f'{arm}: {len(found)} of {number} processes left numbers\n{done.stderr}')
         return found
 
 def run(
@@ -180,8 +221,11 @@ def run(
     seed: int, # of weights and tokens
     tiny: bool = False, # a second's work
 ) -> list[dict]: # step, metric, value
-    "Launch the processes of an arm twice, for the time and briefly for the memory: means over processes, and the largest peak."
+    """Launch the processes of an arm twice, for the time and briefly for the memory: means over processes,
+    and the largest peak."""
     found = _launch(arm, seed, tiny)
     memory = found if tiny else _launch(arm, seed, briefly=True)
-    numbers = {name: mean(process[name] for process in found) for name in found[0]} | dict(peak=max(process['peak'] for process in memory), rest=mean(process['rest'] for process in memory))
+    numbers = {name: mean(process[name] for process in found)
+        for name in found[0]} | dict(peak=max(process['peak'] for process in memory),
+        rest=mean(process['rest'] for process in memory))
     return [dict(step=setting(tiny)['steps'], metric=name, value=value) for name, value in numbers.items()]

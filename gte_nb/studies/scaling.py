@@ -33,15 +33,19 @@ class Axis:
         rows: pd.DataFrame, # recorded
     ) -> dict[float, str]: # x → arm, in rising order
         "The arms on this axis."
-        found = {self.x(*match.groups()): arm for arm in dict.fromkeys(rows['arm']) if (match := re.fullmatch(self.pattern, arm))}
+        found = {self.x(*match.groups()): arm for arm in dict.fromkeys(rows['arm'])
+            if (match := re.fullmatch(self.pattern, arm))}
         return dict(sorted(found.items()))
 
 AXES = {
     'batch size, equal pairs': Axis('batch_size', r'(\d+) at equal pairs', 'pairs of a batch'),
     'batch size, equal steps': Axis('batch_size', r'(\d+) at equal steps', 'pairs of a batch'),
     'width of the static encoder': Axis('model_size', r'static (\d+)', 'numbers of a vector'),
-    **{f'{what} of transformers, equal {equal}': Axis('model_size', f'{shape} at equal {equal}/bert', 'operations per token', size)
-       for equal in ('steps', 'compute') for what, shape, size in (('width', r'2x(\d+)', lambda w: operations(2, int(w))), ('depth', r'(\d+)x128', lambda l: operations(int(l), 128)))},
+    **{f'{what} of transformers, equal {equal}': Axis('model_size', f'{shape} at equal {equal}/bert',
+    'operations per token', size)
+       for equal in ('steps', 'compute') for what, shape, size
+       in (('width', r'2x(\d+)', lambda w: operations(2, int(w))),
+       ('depth', r'(\d+)x128', lambda l: operations(int(l), 128)))},
     'sources': Axis('sources', r'(?:largest|all) (\d+)', 'sources of stage 1'),
     'training length': Axis('training_length', r'(\d+) steps', 'steps'),
     'training length, transformer': Axis('training_length', r'(\d+) steps/bert', 'steps')}
@@ -50,7 +54,8 @@ def power_law(
     x: np.ndarray, # (points,) what is spent
     error: np.ndarray, # (points,) above 0
 ) -> tuple[float, float]: # exponent b; logarithm of a
-    "Least squares of log e = log a − b log x. Raises ValueError for fewer than two points, or an error of 0 or less."
+    """Least squares of log e = log a − b log x. Raises ValueError for fewer than two points, or an error
+    of 0 or less."""
     if (np.asarray(error) <= 0).any(): raise ValueError('an error is 0 or less, which has no logarithm')
     return float(slope(x) @ np.log(error)), float(height(x, 1.) @ np.log(error))
 
@@ -133,7 +138,9 @@ def line(
     axis = AXES[name]
     rows = recorded_rows(axis.experiment)
     arms = axis.arms(rows)
-    if len(arms) < 3: raise ValueError(f'{name} has {len(arms)} recorded points, and three are needed; record more with: gte_experiment {axis.experiment} --record')
+    if len(arms) < 3:
+        raise ValueError(f'{name} has {len(arms)} recorded points, and three are needed; record more with: '
+                         f'gte_experiment {axis.experiment} --record')
     tables = [item_scores(rows, arm, 'unseen') for arm in arms.values()]
     if not (seeds := sorted(set.intersection(*(set(table.index) for table in tables)))):
         raise ValueError(f'the points of {name} have no seed in common; record the same seeds of each')
@@ -160,4 +167,6 @@ def extrapolated(
     l: Line, # of operations per token
 ) -> pd.DataFrame: # a row for each size: operations, error, low, high
     "What a line of model sizes says of the paper's sizes, and of a billion parameters."
-    return pd.DataFrame({name: dict(zip(('operations', 'error', 'low', 'high'), (operations(*shape), *l.at(operations(*shape))))) for name, shape in (PAPER | {'1.2 billion': BILLION}).items()}).T
+    return pd.DataFrame({name: dict(zip(('operations', 'error', 'low', 'high'),
+        (operations(*shape), *l.at(operations(*shape)))))
+        for name, shape in (PAPER | {'1.2 billion': BILLION}).items()}).T

@@ -25,8 +25,11 @@ from ..tasks import mask_names
 from ..warmup import training_pairs
 
 # %% ../../nbs/experiments/shortcuts.ipynb #76f2bd50
-NEAR = 0.6   # cosine from which on a training text is near to a test text, by words weighted with inverse document frequency
-ARMS = ('overlap', 'bm25', 'random vectors', 'stage 1', 'stage 1 without near texts', 'stage 1 without as many others')
+# cosine from which on a training text is near to a test text, by words weighted with inverse document
+# frequency
+NEAR = 0.6
+ARMS = ('overlap', 'bm25', 'random vectors', 'stage 1', 'stage 1 without near texts',
+    'stage 1 without as many others')
 MOST = {'overlap': 1, 'bm25': 1}
 
 @cache
@@ -35,7 +38,8 @@ def exams(
 ) -> dict[str, list[pd.DataFrame]]: # metric → tables with query, document
     "The unseen domains; functions, as they are and with their names hidden."
     code = held_out_pairs(mine(), 'docstring_code', 3*rows, 'test')
-    return dict(unseen=[held_out_pairs(mine(), source, rows, 'test') for source in UNSEEN], code=[code], masked=[mask_names(code)])
+    return dict(unseen=[held_out_pairs(mine(), source, rows, 'test') for source in UNSEEN], code=[code],
+        masked=[mask_names(code)])
 
 def overlap(
     query: str, # text
@@ -52,10 +56,16 @@ def near_rows(
     "Training pairs with a text whose cosine to a test text is at least NEAR. Computed once, kept on disk."
     def compute():
         embedder = start(BASE, 0)
-        tests = embedder.encode([text for tables in exams(rows).values() for table in tables for column in ('query', 'document') for text in table[column]]).T
-        def near(texts): return np.concatenate([(embedder.encode(texts[i:i+2048], progress=False) @ tests).max(1) >= NEAR for i in range(0, len(texts), 2048)])
-        return {source: np.flatnonzero(near(pairs['query'].tolist()) | near(pairs['document'].tolist())).tolist() for source in sources for pairs in [training_pairs(mine(), source)]}
-    return kept(runs_folder()/'miniature'/f'near-{NEAR}-{rows}-{len(sources)}-{mine().fingerprint}.json', compute)
+        tests = embedder.encode([text for tables in exams(rows).values() for table in tables
+            for column in ('query', 'document') for text in table[column]]).T
+        def near(texts):
+            return np.concatenate([(embedder.encode(texts[i:i+2048], progress=False) @ tests).max(1) >= NEAR
+                for i in range(0, len(texts), 2048)])
+        return {source: np.flatnonzero(near(pairs['query'].tolist())
+            | near(pairs['document'].tolist())).tolist() for source in sources
+            for pairs in [training_pairs(mine(), source)]}
+    return kept(runs_folder()/'miniature'/f'near-{NEAR}-{rows}-{len(sources)}-{mine().fingerprint}.json',
+        compute)
 
 def batches_without(what, rows):
     "Batches as `pair_batches` makes them, of the pairs that are left"
@@ -63,7 +73,9 @@ def batches_without(what, rows):
         tables, left, rng = source_tables(embedder, corpus, recipe), [], np.random.default_rng(0)
         for source, (queries, _) in zip(recipe.sources, tables):
             out = near_rows(rows, recipe.sources)[source] if what else []
-            if what == 'others': out = rng.choice(np.setdiff1d(np.arange(len(queries)), out), min(len(out), (len(queries) - len(out))//2), replace=False)
+            if what == 'others':
+                out = rng.choice(np.setdiff1d(np.arange(len(queries)), out),
+                    min(len(out), (len(queries) - len(out))//2), replace=False)
             left.append(np.setdiff1d(np.arange(len(queries)), out))
         sampler = MixtureSampler([max(1, len(rows)) for rows in left], recipe.batch_size, recipe.alpha, seed)
         def batch_at(step):
@@ -76,13 +88,15 @@ def run(
     arm: str, # one of ARMS
     seed: int, # of vectors and batches
     tiny: bool = False, # for tests
-) -> list[dict]: # step, metric, value, made, items: scores of the queries; of the arm overlap, how much each shares with its document
+) -> list[dict]: # step, metric, value, made, items: scores of the queries; of the arm overlap, how much each
+    # shares with its document
     "Train on what is left, look at every query."
     rows, recipe, seen = 20 if tiny else 300, shrunk(BASE) if tiny else BASE, 0
     def scores(table):
         queries, documents = table['query'].tolist(), table['document'].tolist()
         if arm == 'overlap': return np.array([overlap(*pair) for pair in zip(queries, documents)])
-        if arm == 'bm25': return mrr(ranks_from_scores(BM25().scores(queries, documents), np.arange(len(queries))))
+        if arm == 'bm25':
+            return mrr(ranks_from_scores(BM25().scores(queries, documents), np.arange(len(queries))))
         return retrieval_gauge(queries, documents)(embedder)
     if arm not in ('overlap', 'bm25'): embedder = start(recipe, seed)
     if arm.startswith('stage 1'):
@@ -90,7 +104,9 @@ def run(
         seen = int(fit(embedder, recipe, seed, batches_without(what, rows))[0]['pairs'].sum())
     found = {metric: [scores(table) for table in tables] for metric, tables in exams(rows).items()}
     made = {} if arm in ('overlap', 'bm25') else dict(recipe=asdict(recipe), model=model_hash(embedder))
-    def row(metric, items): return dict(step=recipe.steps if seen else 0, metric=metric, value=round(average(items), 6), pairs=seen, items=items, made=made)
+    def row(metric, items):
+        return dict(step=recipe.steps if seen else 0, metric=metric, value=round(average(items), 6),
+            pairs=seen, items=items, made=made)
     return [row(metric, items) for metric, items in found.items()]
 
 # %% ../../nbs/experiments/shortcuts.ipynb #c2050ede
@@ -102,11 +118,14 @@ def by_overlap(
     parts: int = 4, # quartiles
 ) -> dict[str, np.ndarray]: # 'a to b' of the words → (seeds, queries) differences
     "Differences by how much of a query its document repeats."
-    def scores(arm): return np.concatenate([item_scores(rows, arm, metric, part).to_numpy() for part in range(len(UNSEEN) if metric == 'unseen' else 1)], axis=1)
+    def scores(arm):
+        return np.concatenate([item_scores(rows, arm, metric, part).to_numpy()
+            for part in range(len(UNSEEN) if metric == 'unseen' else 1)], axis=1)
     shared, values = scores('overlap')[0], scores(ours) - scores(theirs)
     edges = np.quantile(shared, np.linspace(0, 1, parts + 1))
     place = np.minimum(np.searchsorted(edges, shared, side='right') - 1, parts - 1)
-    return {f'{100*edges[k]:.0f}% to {100*edges[k + 1]:.0f}% of the words': values[:, place == k] for k in range(parts) if (place == k).any()}
+    return {f'{100*edges[k]:.0f}% to {100*edges[k + 1]:.0f}% of the words': values[:, place == k]
+        for k in range(parts) if (place == k).any()}
 
 def over_bm25(
     rows: pd.DataFrame, # recorded
@@ -122,8 +141,10 @@ def claims(
     "What is left of the gain over the vectors before training."
     gained, near = by_overlap(rows, 'stage 1', 'random vectors'), 'stage 1 without near texts'
     first, last = list(gained)[0], list(gained)[-1]
-    found = [Claim(f'stage 1 gains over untrained vectors where words overlap {how}', {quarter: gained[quarter]}, added=True) for how, quarter in (('least', first), ('most', last))]
+    found = [Claim(f'stage 1 gains over untrained vectors where words overlap {how}',
+        {quarter: gained[quarter]}, added=True) for how, quarter in (('least', first), ('most', last))]
     if near in set(rows['arm']):
         left = by_task(rows, near, 'random vectors', 'unseen', UNSEEN)
-        found.append(Claim('stage 1 gains over untrained vectors without near training texts', {'near texts removed': left}, added=True))
+        found.append(Claim('stage 1 gains over untrained vectors without near training texts',
+            {'near texts removed': left}, added=True))
     return found

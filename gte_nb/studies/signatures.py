@@ -26,13 +26,16 @@ from ..stages import inverse_document_frequency
 from ..training import train
 
 # %% ../../nbs/experiments/signatures.ipynb #24e55035
-VARIED = ('summary_rest', 'comment_code', 'parameter_description', 'test_body', 'exception_message', 'operation_documentation', 'member_documentation', 'headword_example', 'term_synonym')
+VARIED = ('summary_rest', 'comment_code', 'parameter_description', 'test_body', 'exception_message',
+    'operation_documentation', 'member_documentation', 'headword_example', 'term_synonym')
 UNSEEN = ('docstring_code', 'headword_definition', 'see_also', 'term_definition')
 TASKS = ('summary_rest', 'exception_message', 'headword_example', 'term_synonym')   # of stage 1
 OWN = 'headword_definition'                                                         # stage 2 trains on it
 ARMS = {   # stage, sources, rows of each, steps, learning rate
-    'narrow': (1, ('exception_message',), 300, 300, 0.03), 'one-source': (1, ('exception_message',), 3_000, 300, 0.03), 'varied': (1, VARIED, 3_000, 300, 0.03),
-    'harsh': (2, (OWN,), 3_000, 300, 0.1), 'fewer-steps': (2, (OWN,), 3_000, 30, 0.1), 'lower-rate': (2, (OWN,), 3_000, 300, 0.003),
+    'narrow': (1, ('exception_message',), 300, 300, 0.03),
+    'one-source': (1, ('exception_message',), 3_000, 300, 0.03), 'varied': (1, VARIED, 3_000, 300, 0.03),
+    'harsh': (2, (OWN,), 3_000, 300, 0.1), 'fewer-steps': (2, (OWN,), 3_000, 30, 0.1),
+    'lower-rate': (2, (OWN,), 3_000, 300, 0.003),
     'mixed-in': (2, (OWN, *VARIED), 3_000, 300, 0.1), 'gentle': (2, (OWN, *VARIED), 3_000, 300, 0.01),
     'minilm-harsh': (2, (OWN,), 3_000, 60, 2e-3), 'minilm-gentle': (2, (OWN, *VARIED), 3_000, 60, 2e-5)}
 
@@ -51,11 +54,14 @@ def texts(
     return pairs.sample(min(3_000, len(pairs)), random_state=0)[['query', 'document']]
 
 @cache
-def static_start() -> tuple[Embedder, torch.Tensor]: # without vectors yet; (vocabulary, 1) inverse document frequency
+def static_start() -> tuple[Embedder, torch.Tensor]: # without vectors yet; (vocabulary, 1) inverse document
+    # frequency
     "The vocabulary that all static arms share."
-    every = [text for source in (OWN, *VARIED) for column in ('query', 'document') for text in texts(source)[column]]
+    every = [text for source in (OWN, *VARIED) for column in ('query', 'document')
+        for text in texts(source)[column]]
     embedder = Embedder(StaticEncoder(8_000, 256), train_tokenizer(every, 8_000, special_tokens=False), 64)
-    return embedder, torch.from_numpy(inverse_document_frequency([token_table(embedder, every, 64)], 8_000)).float()[:, None]
+    return embedder, torch.from_numpy(inverse_document_frequency([token_table(embedder, every, 64)],
+        8_000)).float()[:, None]
 
 def start(
     arm: str, # one of ARMS
@@ -66,13 +72,17 @@ def start(
     if ARMS[arm][0] == 2: return deepcopy(stage1(seed))
     empty, idf = static_start()
     embedder = deepcopy(empty)
-    with torch.no_grad(): embedder.encoder.embedding.weight.copy_(torch.randn(8_000, 256, generator=torch.Generator().manual_seed(seed)) * idf / 16)
+    with torch.no_grad():
+        embedder.encoder.embedding.weight.copy_(torch.randn(8_000, 256,
+            generator=torch.Generator().manual_seed(seed)) * idf / 16)
     return embedder
 
 @cache
 def stage1(seed): # the model that stage 2 starts from
     embedder = start('varied', seed)
-    with TemporaryDirectory() as folder: train(embedder, batches(embedder, 'varied', seed), Path(folder)/'stage1', 300, 0.03, temperature=0.05, weight_decay=0., seed=seed, quiet=True)
+    with TemporaryDirectory() as folder:
+        train(embedder, batches(embedder, 'varied', seed), Path(folder)/'stage1', 300, 0.03, temperature=0.05,
+            weight_decay=0., seed=seed, quiet=True)
     return embedder
 
 def batches(
@@ -83,11 +93,14 @@ def batches(
     "One source per batch. Where stage 2 mixes, every other batch is its own."
     _, sources, rows, *_ = ARMS[arm]
     size, length = (32, 32) if arm.startswith('minilm') else (128, 64)
-    tables = [[token_table(embedder, texts(source)[column].tolist()[:rows], length) for column in ('query', 'document')] for source in sources]
+    tables = [[token_table(embedder, texts(source)[column].tolist()[:rows], length)
+        for column in ('query', 'document')] for source in sources]
     own = MixtureSampler([len(tables[0][0])], size, seed=seed)
-    others = MixtureSampler([len(queries) for queries, _ in tables], size, seed=seed) if len(tables) > 1 else own
+    others = MixtureSampler([len(queries) for queries, _ in tables], size,
+        seed=seed) if len(tables) > 1 else own
     def batch_at(step):
-        source, chosen = own[step // 2] if sources[0] == OWN and len(sources) > 1 and step % 2 == 0 else others[step]
+        source, chosen = own[step // 2] if sources[0] == OWN and len(
+            sources) > 1 and step % 2 == 0 else others[step]
         return Batch(*[table[chosen] for table in tables[source]])
     return batch_at
 
@@ -96,17 +109,24 @@ def run(
     seed: int, # of vectors and batches
     share: float = 1., # of the steps
     rows: int = 300, # queries of each gauge
-) -> list[dict]: # step, metric, value: gauge/NAME/score and gauge/NAME/margin, half of the interval of its change; loss; failures, the number of sentences that report one
+) -> list[dict]: # step, metric, value: gauge/NAME/score and gauge/NAME/margin, half of the interval of its
+    # change; loss; failures, the number of sentences that report one
     "Train with gauges."
     (stage, _, _, steps, rate), folder = ARMS[arm], TemporaryDirectory()
     steps, embedder, minilm = max(10, round(share*steps)), start(arm, seed), arm.startswith('minilm')
-    gauges = held_out_gauges(mine(), UNSEEN if stage == 1 else (*TASKS, OWN), min(rows, 150) if minilm else rows, 32 if minilm else 64)
+    gauges = held_out_gauges(mine(), UNSEEN if stage == 1 else (*TASKS, OWN),
+        min(rows, 150) if minilm else rows, 32 if minilm else 64)
     with folder:
-        log = train(embedder, batches(embedder, arm, seed), Path(folder.name)/arm, steps, rate, temperature=0.05, weight_decay=0., seed=seed, gauges=gauges, gauge_every=max(1, steps // (3 if minilm else 5)), quiet=True)
+        log = train(embedder, batches(embedder, arm, seed), Path(folder.name)/arm, steps, rate,
+            temperature=0.05, weight_decay=0., seed=seed, gauges=gauges,
+            gauge_every=max(1, steps // (3 if minilm else 5)), quiet=True)
         table = pd.read_csv(Path(folder.name)/arm/'gauges.csv')
     failures = [s for s in signatures(table, expectations(stage)) if s.startswith('Failure')]
-    return ([dict(step=row.step, metric=f'gauge/{row.gauge}/{name}', value=round(value, 6)) for row in table.itertuples() for name, value in dict(score=row.score, margin=(row.high - row.low)/2).items()]
-        + [dict(step=step, metric='loss', value=log['loss'].iloc[max(0, step - 10):step].mean()) for step in table['step'].unique() if step]
+    return ([dict(step=row.step, metric=f'gauge/{row.gauge}/{name}', value=round(value, 6))
+        for row in table.itertuples() for name, value in dict(score=row.score,
+        margin=(row.high - row.low)/2).items()]
+        + [dict(step=step, metric='loss', value=log['loss'].iloc[max(0, step - 10):step].mean())
+        for step in table['step'].unique() if step]
         + [dict(step=steps, metric='failures', value=len(failures))])
 
 def gauge_table(
@@ -115,6 +135,7 @@ def gauge_table(
     "Back from recorded rows to the table that a run writes."
     found = rows[rows['metric'].str.startswith('gauge/')]
     names = found['metric'].str.split('/', expand=True)
-    table = found.assign(gauge=names[1], column=names[2]).pivot(index=['step', 'gauge'], columns='column', values='value').reset_index()
+    table = found.assign(gauge=names[1], column=names[2]).pivot(index=['step', 'gauge'], columns='column',
+        values='value').reset_index()
     change = table['score'] - table.groupby('gauge')['score'].transform('first')
     return table.assign(change=change, low=change - table['margin'], high=change + table['margin'])

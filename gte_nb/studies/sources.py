@@ -15,7 +15,10 @@ from ..miniature import BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, sec
 from ..stages import TRIPLES, triple_batches
 
 # %% ../../nbs/experiments/sources.ipynb #e6bbd23d
-ARMS = ('largest 1', 'largest 2', 'largest 5', 'largest 5 + 5 random', 'all 16', *(f'{n} of 4 groups' for n in (1, 2, 4)), 'largest 5/1600', 'all 16/1600', 'largest 1/bert', 'largest 5/bert', 'all 16/bert', 'largest 5/200/bert', 'all 16/200/bert')   # after the stroke: steps, where they are not the base's
+# after the stroke: steps, where they are not the base's
+ARMS = ('largest 1', 'largest 2', 'largest 5', 'largest 5 + 5 random', 'all 16',
+    *(f'{n} of 4 groups' for n in (1, 2, 4)), 'largest 5/1600', 'all 16/1600', 'largest 1/bert',
+    'largest 5/bert', 'all 16/bert', 'largest 5/200/bert', 'all 16/200/bert')
 
 def chosen(
     arm: str, # one of ARMS
@@ -23,10 +26,12 @@ def chosen(
 ) -> tuple[str, ...]: # sources
     "What an arm trains on."
     what, rng = arm.split('/')[0].split(), np.random.default_rng(seed)
-    if 'groups' in what: return tuple(TRIPLES[i] for i in sorted(rng.permutation(len(TRIPLES))[:int(what[0])]))
+    if 'groups' in what:
+        return tuple(TRIPLES[i] for i in sorted(rng.permutation(len(TRIPLES))[:int(what[0])]))
     if what[0] == 'all': return SOURCES
     n = int(what[1])
-    return SOURCES[:n] + tuple(SOURCES[n:][i] for i in sorted(rng.permutation(len(SOURCES) - n)[:5]))*('random' in what)
+    return SOURCES[:n] + tuple(SOURCES[n:][i] for i in sorted(rng.permutation(len(SOURCES) - n)[:5]))*(
+        'random' in what)
 
 def run(
     arm: str, # one of ARMS
@@ -36,7 +41,9 @@ def run(
     "Train on some of the sources, look at the unseen domains and at every source."
     base = SECOND if 'groups' in arm else BERT if arm.endswith('/bert') else BASE
     steps = next((int(part) for part in arm.split('/') if part.isdigit()), base.steps)
-    return cell(replace(base, sources=chosen(arm, seed), steps=steps), seed, *((second_start, triple_batches) if base is SECOND else ()), exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
+    return cell(replace(base, sources=chosen(arm, seed), steps=steps), seed,
+        *((second_start, triple_batches) if base is SECOND else ()), exams=dict(unseen=UNSEEN, seen=EXAMINED),
+        tuned=False, tiny=tiny)
 
 # %% ../../nbs/experiments/sources.ipynb #37da2d0f
 def claims(
@@ -44,7 +51,8 @@ def claims(
 ) -> list[Claim]: # those with rows
     "What the paper says of the number of sources, from the fewest of its range to the most."
     ends = {'more sources are better in stage 1: sixteen over the five largest': ('largest 5', 'all 16'),
-            'more sources are better in stage 1: sixteen over the five largest (transformer)': ('largest 5/bert', 'all 16/bert'),
+            'more sources are better in stage 1: sixteen over the five largest (transformer)': (
+            'largest 5/bert', 'all 16/bert'),
             'more groups of triples are better in stage 2: four over one': ('1 of 4 groups', '4 of 4 groups')}
     def count(arm): return len(chosen(arm, 0))
     return [Claim(paper, {f'{count(more)} over {count(fewer)}': by_task(rows, more, fewer, 'unseen', UNSEEN)})

@@ -36,19 +36,24 @@ from ..warmup import training_pairs
 
 # %% ../../nbs/experiments/speed.ipynb #a43b1378
 SCALE = 100                                                                              # 1/τ
-IMPROVED = dict(scale=SCALE, directions=('query_to_doc', 'query_to_query', 'doc_to_query', 'doc_to_doc'), partition_mode='joint')   # sentence-transformers' words for the improved loss
-LAYERS, WIDTH, TOKENS = 6, 384, 128                                                      # of all-MiniLM-L6-v2; positions of a text in training
+# sentence-transformers' words for the improved loss
+IMPROVED = dict(scale=SCALE, directions=('query_to_doc', 'query_to_query', 'doc_to_query', 'doc_to_doc'),
+    partition_mode='joint')
+# of all-MiniLM-L6-v2; positions of a text in training
+LAYERS, WIDTH, TOKENS = 6, 384, 128
 
 @cache
 def mixed_pairs(
     n: int, # pairs
     seed: int, # of the draw
 ) -> pd.DataFrame: # query, document
-    "Training pairs of all sources of the project's corpus, in the proportions of the mixture with α = 0.5, shuffled."
+    """Training pairs of all sources of the project's corpus, in the proportions of the mixture with α =
+    0.5, shuffled."""
     corpus = mine()
     sizes = {source: rows['train'] for source, rows in corpus.manifest['rows'].items() if rows.get('train')}
     counts = np.random.default_rng(seed).multinomial(n, mixing_probs(list(sizes.values()), 0.5))
-    drawn = [corpus.pairs(source, 'train')[['query', 'document']].sample(count, random_state=seed) for source, count in zip(sizes, counts) if count]
+    drawn = [corpus.pairs(source, 'train')[['query', 'document']].sample(count, random_state=seed)
+        for source, count in zip(sizes, counts) if count]
     return pd.concat(drawn).sample(frac=1, random_state=seed)
 
 @cache
@@ -60,7 +65,8 @@ def code_texts(
 ) -> list[str]: # code, then the docstrings of the same functions
     "What a code search encodes, from training packages."
     pairs = mine().pairs('docstring_code', 'train')
-    pairs = pairs[pairs['document'].str.len() >= least].sample((n + 1)//2 if docstrings else n, random_state=seed)
+    pairs = pairs[pairs['document'].str.len() >= least].sample((n + 1)//2 if docstrings else n,
+        random_state=seed)
     return [*pairs['document'], *pairs['query']][:n]
 
 @cache
@@ -77,7 +83,8 @@ def forward_operations(
 
 def products(
     operations: float, # multiplications and additions, counted apart
-    shape: tuple[int, int, int] = (2048, WIDTH, 4*WIDTH), # rows, inner size, columns: the encoder's largest product
+    # rows, inner size, columns: the encoder's largest product
+    shape: tuple[int, int, int] = (2048, WIDTH, 4*WIDTH),
 ) -> Callable[[], None]: # does the work
     "As many products of random matrices as make up that much work."
     rows, inner, columns = shape
@@ -98,12 +105,14 @@ def peer_model(dropout=None, folder=None):
     import transformers
     from sentence_transformers import SentenceTransformer
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()                       # the pooler, which nobody uses, is missing in ours
+    # the pooler, which nobody uses, is missing in ours
+    transformers.utils.logging.set_verbosity_error()
     off = {} if dropout is None else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     return SentenceTransformer(str(folder or minilm_folder()), device='cpu', config_kwargs=off)
 
 def _bare(vectors, tile=512):
-    "The products of the tiled loss and nothing else: n² logits between queries and documents, half of n² among either, the same again for the way back, and twice as much for gradients"
+    """The products of the tiled loss and nothing else: n² logits between queries and documents, half of n²
+    among either, the same again for the way back, and twice as much for gradients"""
     parts, gradients = vectors.split(tile), torch.zeros_like(vectors).split(tile)
     logits = vectors.new_empty(len(parts[0]), len(parts[0]))
     def work():
@@ -136,16 +145,20 @@ def loss_work(contestant, n, seed):
 
 def encoder_work(contestant, n, seed, mixed):
     "Forward and backward of the encoder on one rectangle of n texts"
-    ids = tokeniser().tokenize(code_texts(n, seed) if mixed else code_texts(n, seed, least=1_500, docstrings=False), TOKENS)
+    ids = tokeniser().tokenize(code_texts(n, seed) if mixed
+        else code_texts(n, seed, least=1_500, docstrings=False), TOKENS)
     if contestant == 'gte_nb': model = Embedder.load().encoder
     elif contestant == 'transformers': model = peer_model()[0].auto_model
     def prepare(n):
-        if contestant == 'matrix products': return products(3 * forward_operations([len(i) for i in ids[:n]]))     # a backward pass takes twice a forward pass
+        if contestant == 'matrix products':
+            # a backward pass takes twice a forward pass
+            return products(3 * forward_operations([len(i) for i in ids[:n]]))
         _, input_ids, mask = next(rectangles(ids[:n], n * TOKENS))
         model.eval()
         def work():
             model.zero_grad()
-            hidden = model(input_ids, mask) if contestant == 'gte_nb' else model(input_ids=input_ids, attention_mask=mask.long()).last_hidden_state
+            hidden = model(input_ids, mask) if contestant == 'gte_nb' else model(input_ids=input_ids,
+                attention_mask=mask.long()).last_hidden_state
             value = mean_pool(hidden, mask).norm(dim=1).mean()
             value.backward()
             return value.item()
@@ -155,10 +168,13 @@ def encoder_work(contestant, n, seed, mixed):
 def encode_work(contestant, n, seed, docstrings=True):
     "Texts to vectors, from strings"
     name, batch_size = _setting(contestant)
-    texts, model = code_texts(n, seed, docstrings=docstrings), peer_model() if name == 'sentence-transformers' else None
+    texts, model = code_texts(n, seed,
+        docstrings=docstrings), peer_model() if name == 'sentence-transformers' else None
     def prepare(n):
-        if contestant == 'matrix products': return products(forward_operations([len(i) for i in tokeniser().tokenize(texts[:n])]))
-        encode = partial(tokeniser().encode, texts[:n]) if model is None else partial(model.encode, texts[:n], batch_size=int(batch_size), normalize_embeddings=True)
+        if contestant == 'matrix products':
+            return products(forward_operations([len(i) for i in tokeniser().tokenize(texts[:n])]))
+        encode = partial(tokeniser().encode, texts[:n]) if model is None else partial(model.encode, texts[:n],
+            batch_size=int(batch_size), normalize_embeddings=True)
         return lambda: float(encode()[:, 0].sum())
     return prepare
 
@@ -166,8 +182,10 @@ def step_work(contestant, n, seed, dropout):
     "A training step: forward, backward and AdamW, on n pairs of token ids"
     name, mini_batch = _setting(contestant)
     pairs = mixed_pairs(n, seed)
-    queries, documents = (tokeniser().tokenize(pairs[side].tolist(), TOKENS) for side in ('query', 'document'))
-    if contestant == 'matrix products': return lambda n: products(3 * forward_operations([len(i) for i in queries[:n] + documents[:n]]))
+    queries, documents = (tokeniser().tokenize(pairs[side].tolist(), TOKENS)
+        for side in ('query', 'document'))
+    if contestant == 'matrix products':
+        return lambda n: products(3 * forward_operations([len(i) for i in queries[:n] + documents[:n]]))
     if name == 'gte_nb':
         embedder = Embedder.load(dropout=dropout)
         model = embedder.encoder
@@ -175,16 +193,23 @@ def step_work(contestant, n, seed, dropout):
         from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
         model = peer_model(dropout)
         model.max_seq_length = TOKENS
-        loss = CachedMultipleNegativesRankingLoss(model, **{'mini_batch_num_tokens' if 'tokens' in mini_batch else 'mini_batch_size': int(mini_batch.split()[0])}, **IMPROVED) if mini_batch else MultipleNegativesRankingLoss(model, **IMPROVED)
+        loss = CachedMultipleNegativesRankingLoss(model,
+            **{'mini_batch_num_tokens' if 'tokens' in mini_batch
+            else 'mini_batch_size': int(mini_batch.split()[0])},
+            **IMPROVED) if mini_batch else MultipleNegativesRankingLoss(model, **IMPROVED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     model.train()
     def prepare(n):
         if name == 'gte_nb': batch = Batch(queries[:n], documents[:n])
-        else: columns = [model.preprocess(pairs[side].tolist()[:n]) for side in ('query', 'document')]     # each padded to its longest text, as the peer's trainer does
+        else:
+            # each padded to its longest text, as the peer's trainer does
+            columns = [model.preprocess(pairs[side].tolist()[:n]) for side in ('query', 'document')]
         steps = iter(range(1_000_000))
         def work():
             torch.manual_seed(seed)
-            if name == 'gte_nb': value = backward(embedder, batch, 'improved', 1/SCALE, mask_duplicates=False, seed=(seed, next(steps)))
+            if name == 'gte_nb':
+                value = backward(embedder, batch, 'improved', 1/SCALE, mask_duplicates=False,
+                    seed=(seed, next(steps)))
             else:
                 result = loss([dict(column) for column in columns], None)
                 result.backward()
@@ -197,57 +222,71 @@ def step_work(contestant, n, seed, dropout):
 def laptop(
     n: int, # pairs
     tokens: int|None = None, # of each text; None: as the recipe cuts them
-) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; for a handful of pairs, smaller batches of its smallest source
+) -> Recipe: # stage 1 of the recipe laptop, in as many steps as that takes; for a handful of pairs, smaller
+    # batches of its smallest source
     "What a whole run does with n pairs."
     recipe = RECIPES['laptop'][0]
     size = min(recipe.batch_size, max(1, n//2))
     sources = recipe.sources if n >= recipe.batch_size else ('see_also',)
-    return replace(recipe, sources=sources, batch_size=size, steps=n//size, query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
+    return replace(recipe, sources=sources, batch_size=size, steps=n//size,
+        query_tokens=tokens or recipe.query_tokens, document_tokens=tokens or recipe.document_tokens)
 
 @cache
 def texts_in_order(
     recipe: Recipe, # of stage 1
     seed: int, # of the sampler
     embedder: Embedder, # its tokenizer cuts them
-) -> dict[str, list[str]]: # query, document: a run's texts in the order in which it reads them, cut where it cuts them
+) -> dict[str, list[str]]: # query, document: a run's texts in the order in which it reads them, cut where it
+    # cuts them
     "The same pairs as strings, for a trainer that wants those."
     pairs = [training_pairs(mine(), source, recipe.clean) for source in recipe.sources]
     sampler = MixtureSampler(list(map(len, pairs)), recipe.batch_size, recipe.alpha, seed)
-    drawn = pd.concat([pairs[source].iloc[rows] for source, rows in (sampler[step] for step in range(recipe.steps))])
+    drawn = pd.concat([pairs[source].iloc[rows]
+        for source, rows in (sampler[step] for step in range(recipe.steps))])
     special = 0 if embedder.static else 2
     embedder.tokenizer.no_truncation()
     def cut(column, tokens): # after the last token that is read, [SEP] left aside
         found = embedder.tokenizer.encode_batch(drawn[column].tolist(), add_special_tokens=False)
-        return [text[:e.offsets[tokens - special - 1][1]] if len(e.ids) > tokens - special else text for text, e in zip(drawn[column], found)]
+        return [text[:e.offsets[tokens - special - 1][1]] if len(e.ids) > tokens - special else text
+            for text, e in zip(drawn[column], found)]
     return dict(query=cut('query', recipe.query_tokens), document=cut('document', recipe.document_tokens))
 
 def _adamw(model, recipe):
     "The optimizer of `train`"
-    return torch.optim.AdamW([dict(params=[p for p in model.parameters() if (p.ndim > 1) == matrix], weight_decay=recipe.weight_decay * matrix) for matrix in (True, False)], lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW([dict(params=[p for p in model.parameters() if (p.ndim > 1) == matrix],
+        weight_decay=recipe.weight_decay * matrix) for matrix in (True, False)], lr=recipe.learning_rate,
+        fused=True)
 
 def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True, tokens=None):
-    "Stage 1 on n pairs of the laptop's mixture: `train`, and beside it the bare steps on batches that lie ready. Both return the mean loss"
+    """Stage 1 on n pairs of the laptop's mixture: `train`, and beside it the bare steps on batches that
+    lie ready. Both return the mean loss"""
     def prepare(n):
         recipe = laptop(n, tokens)
         embedder = start_embedder(recipe, mine(), seed)
         batch_at = pair_batches(embedder, mine(), recipe, seed)
         if contestant == 'bare steps':
-            batches, optimizer = [batch_at(step) for step in range(recipe.steps)], _adamw(embedder.encoder, recipe)
+            batches, optimizer = [batch_at(step) for step in range(recipe.steps)], _adamw(embedder.encoder,
+                recipe)
             embedder.encoder.train()
             def work():
                 losses = []
                 for step, batch in enumerate(batches):
-                    for group in optimizer.param_groups: group['lr'] = learning_rate_at(step, recipe.steps, recipe.learning_rate)
-                    losses.append(backward(embedder, batch, recipe.loss, recipe.temperature, mask_duplicates, seed=(seed, step)))
+                    for group in optimizer.param_groups:
+                        group['lr'] = learning_rate_at(step, recipe.steps, recipe.learning_rate)
+                    losses.append(backward(embedder, batch, recipe.loss, recipe.temperature, mask_duplicates,
+                        seed=(seed, step)))
                     optimizer.step(); optimizer.zero_grad()
                 return np.mean(losses)
         else:
             runs_folder().mkdir(parents=True, exist_ok=True)
             folder = TemporaryDirectory(dir=runs_folder(), prefix='.speed-')
             def work():
-                with redirect_stdout(io.StringIO()):                      # a line every second step, as in a terminal
-                    log = train(embedder, batch_at, folder.name, recipe.steps, recipe.learning_rate, recipe.loss, recipe.temperature, weight_decay=recipe.weight_decay,
-                        mask_duplicates=mask_duplicates, seed=seed, checkpoint_seconds=checkpoint_seconds, log_every=2)
+                # a line every second step, as in a terminal
+                with redirect_stdout(io.StringIO()):
+                    log = train(embedder, batch_at, folder.name, recipe.steps, recipe.learning_rate,
+                        recipe.loss, recipe.temperature, weight_decay=recipe.weight_decay,
+                        mask_duplicates=mask_duplicates, seed=seed, checkpoint_seconds=checkpoint_seconds,
+                        log_every=2)
                 return log['loss'].mean()
         return work
     return prepare
@@ -267,14 +306,20 @@ def peer_trainer(
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
     from torch.utils.data import SequentialSampler
     from transformers import PrinterCallback
-    def in_order(dataset, batch_size, drop_last, **_): return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
-    loss, losses = MultipleNegativesRankingLoss(model, **dict(IMPROVED if loss is None else loss, scale=1/recipe.temperature)), []
+    def in_order(dataset, batch_size, drop_last, **_):
+        return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
+    loss, losses = MultipleNegativesRankingLoss(model,
+        **dict(IMPROVED if loss is None else loss, scale=1/recipe.temperature)), []
     loss.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
     optimizer = _adamw(model, recipe)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_at(step, recipe.steps, 1.))
-    how = SentenceTransformerTrainingArguments(folder, max_steps=recipe.steps, per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
-        dataloader_num_workers=workers, dataloader_pin_memory=False, save_strategy='no', logging_strategy='no', report_to='none', disable_tqdm=True)
-    trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(texts), loss=loss, optimizers=(optimizer, schedule))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer,
+        lambda step: learning_rate_at(step, recipe.steps, 1.))
+    how = SentenceTransformerTrainingArguments(folder, max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
+        dataloader_num_workers=workers, dataloader_pin_memory=False, save_strategy='no',
+        logging_strategy='no', report_to='none', disable_tqdm=True)
+    trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(texts), loss=loss,
+        optimizers=(optimizer, schedule))
     trainer.remove_callback(PrinterCallback)
     return trainer, losses
 
@@ -287,7 +332,8 @@ def trainer_work(contestant, n, seed, tokens=None):
         start_embedder(recipe, mine(), seed).save(folder.name)
         model = peer_model(folder=folder.name)
         model.max_seq_length = recipe.document_tokens
-        trainer, losses = peer_trainer(model, texts_in_order(recipe, seed, tokeniser()), recipe, folder.name, workers=int(setting.split()[0]))
+        trainer, losses = peer_trainer(model, texts_in_order(recipe, seed, tokeniser()), recipe, folder.name,
+            workers=int(setting.split()[0]))
         def work():
             trainer.train()
             folder.cleanup()
@@ -313,20 +359,27 @@ _sizes = tuple(f'{_ST} ({size})' for size in (8, 16, 32, 64))
 _workers = tuple(f'{_ST} ({count})' for count in ('0 workers', '1 worker', '2 workers'))
 _cached = tuple(f'{_ST} ({size})' for size in (32, 64, '2048 tokens', '4096 tokens'))
 SPEED_ARMS = {
-    'encoder-full': Arm(partial(encoder_work, mixed=False), 32, ('gte_nb', 'transformers', 'matrix products'), rounds=7),
-    'encoder-padded': Arm(partial(encoder_work, mixed=True), 32, ('gte_nb', 'transformers', 'matrix products'), rounds=7),
+    'encoder-full': Arm(partial(encoder_work, mixed=False), 32, ('gte_nb', 'transformers', 'matrix products'),
+    rounds=7),
+    'encoder-padded': Arm(partial(encoder_work, mixed=True), 32,
+    ('gte_nb', 'transformers', 'matrix products'), rounds=7),
     'loss-16384': Arm(loss_work, 16_384, ('tiles',)),
     'loss-4096': Arm(loss_work, 4_096, _loss, rounds=7, memory=True),
     'encode': Arm(encode_work, 200, ('gte_nb', f'{_ST} (32)', 'matrix products'), rounds=5, tries=_sizes),
-    'encode-functions': Arm(partial(encode_work, docstrings=False), 128, ('gte_nb', f'{_ST} (32)', 'matrix products'), rounds=5, tries=_sizes),
+    'encode-functions': Arm(partial(encode_work, docstrings=False), 128,
+    ('gte_nb', f'{_ST} (32)', 'matrix products'), rounds=5, tries=_sizes),
     'step-64': Arm(partial(step_work, dropout=None), 64, _step, rounds=7, memory=True),
     'step-64-no-dropout': Arm(partial(step_work, dropout=0.), 64, _step, rounds=7, memory=True),
-    'step-512': Arm(partial(step_work, dropout=None), 512, ('gte_nb', 'matrix products'), rounds=3, tries=_cached, memory=True),
-    'step-512-no-dropout': Arm(partial(step_work, dropout=0.), 512, ('gte_nb', 'matrix products'), rounds=3, tries=_cached, memory=True),
+    'step-512': Arm(partial(step_work, dropout=None), 512, ('gte_nb', 'matrix products'), rounds=3,
+    tries=_cached, memory=True),
+    'step-512-no-dropout': Arm(partial(step_work, dropout=0.), 512, ('gte_nb', 'matrix products'), rounds=3,
+    tries=_cached, memory=True),
     'step-16384': Arm(partial(step_work, dropout=None), 16_384, ('gte_nb',)),
-    'loop': Arm(partial(run_work, checkpoint_seconds=15), 30*64, ('train', 'bare steps'), rounds=5, first=4*64),
+    'loop': Arm(partial(run_work, checkpoint_seconds=15), 30*64, ('train', 'bare steps'), rounds=5,
+    first=4*64),
     'trainer': Arm(trainer_work, 20*64, ('gte_nb',), rounds=3, tries=_workers, first=4*64),
-    'trainer-128': Arm(partial(trainer_work, tokens=128), 12*64, ('gte_nb', f'{_ST} (0 workers)'), rounds=3, first=4*64)}
+    'trainer-128': Arm(partial(trainer_work, tokens=128), 12*64, ('gte_nb', f'{_ST} (0 workers)'), rounds=3,
+    first=4*64)}
 ARMS = ('floor', *SPEED_ARMS)
 
 def _timed(work):
@@ -334,23 +387,29 @@ def _timed(work):
     work()
     return perf_counter() - start
 
-def _status(what): return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(what)) / 1024   # MiB
+def _status(what):
+    # MiB
+    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith(what)) / 1024
 
 def _alone(arm, contestant, n, seed):
     "In a process of its own: do the work once, print seconds and peak memory."
     prepare = SPEED_ARMS[arm].prepare(contestant, n, seed)
-    prepare(min(n, 8))()                                                  # libraries are loaded, the optimizer has its moments
+    # libraries are loaded, the optimizer has its moments
+    prepare(min(n, 8))()
     work = prepare(n)
     Path('/proc/self/clear_refs').write_text('5')                         # the peak starts from here
     before = _status('VmRSS')
     seconds = _timed(work)
-    print(json.dumps({'seconds': seconds, 'MiB above inputs': _status('VmHWM') - before, 'MiB of the process': _status('VmHWM')}))
+    print(json.dumps({'seconds': seconds, 'MiB above inputs': _status('VmHWM') - before,
+        'MiB of the process': _status('VmHWM')}))
 
 def alone(arm, contestant, n, seed):
     "Rows of one piece of work in a process of its own. Raises CalledProcessError when it fails."
     code = f'from gte_nb.studies.speed import _alone; _alone({arm!r}, {contestant!r}, {n}, {seed})'
-    printed = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return [dict(step=0, metric=f'{contestant}, {what} alone', value=value) for what, value in json.loads(printed.splitlines()[-1]).items()]
+    printed = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
+        check=True).stdout
+    return [dict(step=0, metric=f'{contestant}, {what} alone', value=value)
+        for what, value in json.loads(printed.splitlines()[-1]).items()]
 
 def run(
     arm: str, # one of ARMS
@@ -362,18 +421,22 @@ def run(
         shapes = {'encoder': (2048, WIDTH, 4*WIDTH), 'loss': (512, WIDTH, 512)}
         works = {name: products(1e9 if tiny else 2e10, shape) for name, shape in shapes.items()}
         for work in 3*list(works.values()): work()
-        return [dict(step=step, metric=f'{name}, GFLOP/s', value=(1 if tiny else 20) / _timed(work)) for step in range(1, 2 if tiny else 11) for name, work in works.items()]
+        return [dict(step=step, metric=f'{name}, GFLOP/s', value=(1 if tiny else 20) / _timed(work))
+            for step in range(1, 2 if tiny else 11) for name, work in works.items()]
     what = SPEED_ARMS[arm]
     n, rounds, tries = (6, min(1, what.rounds), what.tries[:1]) if tiny else (what.n, what.rounds, what.tries)
     if not rounds: return alone(arm, what.contestants[0], n, seed)
     prepare = {name: what.prepare(name, n, seed) for name in dict.fromkeys(what.contestants + tries)}
-    rows = [dict(step=0, metric=f'{name}, value', value=value) for name in prepare if (value := prepare[name](min(n, what.first))()) is not None]
+    rows = [dict(step=0, metric=f'{name}, value', value=value) for name in prepare
+        if (value := prepare[name](min(n, what.first))()) is not None]
     tried = {name: _timed(prepare[name](n)) for name in tries}
     rows += [dict(step=0, metric=f'{name}, seconds', value=seconds) for name, seconds in tried.items()]
     names = list(dict.fromkeys((*what.contestants, *([min(tried, key=tried.get)] if tried else []))))
     for step in range(1, rounds + 1):
-        for name in names if (step + seed) % 2 else names[::-1]: rows.append(dict(step=step, metric=f'{name}, seconds', value=_timed(prepare[name](n))))
-    if what.memory and not tiny: rows += [row for name in names if name != 'matrix products' for row in alone(arm, name, n, seed)]
+        for name in names if (step + seed) % 2 else names[::-1]:
+            rows.append(dict(step=step, metric=f'{name}, seconds', value=_timed(prepare[name](n))))
+    if what.memory and not tiny:
+        rows += [row for name in names if name != 'matrix products' for row in alone(arm, name, n, seed)]
     return rows
 
 # %% ../../nbs/experiments/speed.ipynb #e3fed2e5
@@ -381,14 +444,16 @@ def disagreement(
     rows: pd.DataFrame, # arm, seed, metric, value
 ) -> pd.Series: # by arm and seed: the largest difference between contestants' values, as a share of the value
     "Did they do the same work? Arms with dropout are left out, since everybody draws masks of their own."
-    values = rows[rows['metric'].str.endswith(', value') & ~rows['arm'].isin(['step-64', 'step-512'])].groupby(['arm', 'seed'])['value']
+    values = rows[rows['metric'].str.endswith(', value')
+        & ~rows['arm'].isin(['step-64', 'step-512'])].groupby(['arm', 'seed'])['value']
     return (values.max() - values.min()) / values.max().abs()
 
 # %% ../../nbs/experiments/speed.ipynb #5cfac072
 def speed_rows() -> pd.DataFrame: # recorded rows; `metric` stands as `contestant` and `what` too
     "What `gte_experiment speed --record` has recorded."
     rows = recorded_rows('speed')
-    return rows.assign(**dict(zip(('contestant', 'what'), rows['metric'].str.rsplit(', ', n=1, expand=True).to_numpy().T)))
+    return rows.assign(**dict(zip(('contestant', 'what'),
+        rows['metric'].str.rsplit(', ', n=1, expand=True).to_numpy().T)))
 
 def round_seconds(
     rows: pd.DataFrame, # from speed_rows
@@ -415,21 +480,31 @@ def peak_memory(
     what: str = 'MiB above inputs alone', # or 'MiB of the process alone', 'seconds alone'
 ) -> float|None: # the median; None when it was not measured
     "What a contestant took in a process of its own."
-    found = rows[(rows['arm'] == arm) & rows['contestant'].str.startswith(contestant) & (rows['what'] == what)]['value']
+    found = rows[(rows['arm'] == arm) & rows['contestant'].str.startswith(contestant)
+        & (rows['what'] == what)]['value']
     return found.median() if len(found) else None
 
 def speed_from_results(): # IPython.display.Markdown
     "The recorded ratios, a line per race, as Markdown."
     from IPython.display import Markdown
-    rows, lines = speed_rows(), ['| the same work | beside | times as fast: median [range] | peak memory above the inputs |', '|---|---|---|---|']
+    rows, lines = speed_rows(), ['| the same work | beside | times as fast: median [range] | peak memory '
+                                 'above the inputs |', '|---|---|---|---|']
     for arm, ours, theirs, what in (
-            ('loss-4096', 'tiles', _ST, 'improved loss, 4,096 pairs, forward and backward'), ('encoder-padded', 'gte_nb', 'transformers', 'encoder, 32 texts of mixed lengths, forward and backward'),
-            ('encoder-full', 'gte_nb', 'transformers', 'encoder, 32 texts of equal lengths'), ('step-64', 'gte_nb', _ST, 'training step, 64 pairs'),
-            ('step-512', 'gte_nb', _ST, 'training step, 512 pairs, beside the cached loss'), ('encode', 'gte_nb', f'{_ST} (32)', '`encode`, functions and docstrings, beside the default batch size'),
-            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size'), ('trainer', 'gte_nb', _ST, 'stage 1 of `laptop` as a whole, beside SentenceTransformerTrainer'),
+            ('loss-4096', 'tiles', _ST, 'improved loss, 4,096 pairs, forward and backward'),
+            ('encoder-padded', 'gte_nb', 'transformers', 'encoder, 32 texts of mixed lengths, forward and '
+            'backward'),
+            ('encoder-full', 'gte_nb', 'transformers', 'encoder, 32 texts of equal lengths'),
+            ('step-64', 'gte_nb', _ST, 'training step, 64 pairs'),
+            ('step-512', 'gte_nb', _ST, 'training step, 512 pairs, beside the cached loss'),
+            ('encode', 'gte_nb', f'{_ST} (32)', '`encode`, functions and docstrings, beside the default '
+                                                'batch size'),
+            ('encode', 'gte_nb', _ST, '`encode`, beside the best batch size'),
+            ('trainer', 'gte_nb', _ST, 'stage 1 of `laptop` as a whole, beside SentenceTransformerTrainer'),
             ('trainer-128', 'gte_nb', f'{_ST} (0 workers)', 'the same with texts of up to 128 tokens')):
         if arm not in set(rows['arm']): continue
-        ratio, peaks = speed_ratio(rows, arm, ours, theirs), [peak_memory(rows, arm, name) for name in (ours, theirs)]
+        ratio, peaks = speed_ratio(rows, arm, ours,
+            theirs), [peak_memory(rows, arm, name) for name in (ours, theirs)]
         memory = '' if None in peaks else ' instead of '.join(f'{peak:,.0f}' for peak in peaks) + ' MiB'
-        lines.append(f"| {what} | {_setting(theirs)[0]} | {ratio.median():.2f} [{ratio.min():.2f}, {ratio.max():.2f}] | {memory} |")
+        lines.append(f"| {what} | {_setting(theirs)[0]} | {ratio.median():.2f} [{ratio.min():.2f}, "
+                     f"{ratio.max():.2f}] | {memory} |")
     return Markdown('\n'.join(lines))

@@ -23,23 +23,30 @@ from ..warmup import corpus_texts, corpus_tokenizer, new_bert, warm_up
 
 # %% ../../nbs/experiments/starts.ipynb #80c6cf85
 ARMS = {   # steps of warm-up, None for a checkpoint; contrastive steps
-    'nothing': (0, 120), 'nothing-longer': (0, 440), 'warm-up-short': (150, 120), 'warm-up-long': (800, 120), 'checkpoint': (None, 60)}
+    'nothing': (0, 120), 'nothing-longer': (0, 440), 'warm-up-short': (150, 120), 'warm-up-long': (800, 120),
+    'checkpoint': (None, 60)}
 
 def run(
     arm: str, # one of ARMS
     seed: int, # of weights, masks and batches
     share: float = 1., # of the steps
     queries: int = 500, # held-out functions
-) -> list[dict]: # step (contrastive), metric, value: MRR@10, the same after centring, mean cosine, seconds of one core so far; the last loss of both stages
+) -> list[dict]: # step (contrastive), metric, value: MRR@10, the same after centring, mean cosine, seconds of
+    # one core so far; the last loss of both stages
     "Start, train, and search along the way."
     warming, steps = (n and max(7, round(share*n)) for n in ARMS[arm])
-    corpus, recipe = mine(), Recipe('starts', 1, sources=('docstring_code',), query_tokens=64, document_tokens=64, temperature=0.05, steps=steps,
+    corpus, recipe = mine(), Recipe('starts', 1, sources=('docstring_code',), query_tokens=64,
+        document_tokens=64, temperature=0.05, steps=steps,
         learning_rate=3e-4 if warming is None else 1e-3)
     if warming is None:
         embedder = Embedder.load(keep_layers=(0, 5), dropout=0.)
         embedder.max_length = 64
-    else: embedder = new_bert(corpus_tokenizer(corpus, recipe.sources, 12_000, special_tokens=True), max_length=64, seed=seed)
-    task, batches, texts = packages_task(corpus, 'validation', masked=True, rows=queries), pair_batches(embedder, corpus, recipe, seed), corpus_texts(embedder, corpus, recipe.sources)
+    else:
+        embedder = new_bert(corpus_tokenizer(corpus, recipe.sources, 12_000, special_tokens=True),
+            max_length=64, seed=seed)
+    task, batches, texts = packages_task(corpus, 'validation', masked=True,
+        rows=queries), pair_batches(embedder, corpus, recipe, seed), corpus_texts(embedder, corpus,
+        recipe.sources)
     rows, searching, began = [], 0., process_time()
 
     def unit(vectors): return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -48,16 +55,24 @@ def run(
         nonlocal searching
         start = process_time()
         q, d = embedder.encode(task.queries), embedder.encode(task.documents)
-        found, centred = (mrr(ranks_from_scores(a @ b.T, task.relevant)) for a, b in ((q, d), (unit(q - q.mean(0)), unit(d - d.mean(0)))))
-        rows.append({'MRR@10': found.mean(), 'MRR@10, centred': centred.mean(), 'mean cosine': (d.mean(0)**2).sum(), 'seconds': start - began - searching})
+        found, centred = (mrr(ranks_from_scores(a @ b.T, task.relevant))
+            for a, b in ((q, d), (unit(q - q.mean(0)), unit(d - d.mean(0)))))
+        rows.append({'MRR@10': found.mean(), 'MRR@10, centred': centred.mean(),
+            'mean cosine': (d.mean(0)**2).sum(), 'seconds': start - began - searching})
         searching += process_time() - start
         return found
 
     with TemporaryDirectory() as folder:
         losses = {}
-        if warming: losses['warm-up loss'] = warm_up(embedder, texts, Path(folder)/'warm-up', warming, seed=seed, quiet=True)['loss'].iloc[-50:].mean()
-        log = train(embedder, batches, Path(folder)/'stage1', steps, recipe.learning_rate, temperature=recipe.temperature, seed=seed, gauges=dict(search=search), gauge_every=-(-steps//6), quiet=True)
+        if warming:
+            losses['warm-up loss'] = warm_up(embedder, texts, Path(folder)/'warm-up', warming, seed=seed,
+                quiet=True)['loss'].iloc[-50:].mean()
+        log = train(embedder, batches, Path(folder)/'stage1', steps, recipe.learning_rate,
+            temperature=recipe.temperature, seed=seed, gauges=dict(search=search), gauge_every=-(-steps//6),
+            quiet=True)
         losses['loss'] = log['loss'].iloc[-20:].mean()
         at = pd.read_csv(Path(folder)/'stage1'/'gauges.csv')['step']
-    return [dict(step=step, metric=metric, value=value, pairs=step*recipe.batch_size) for step, row in zip(at, rows) for metric, value in row.items()] + [
-        dict(step=steps, metric=metric, value=value, pairs=steps*recipe.batch_size) for metric, value in losses.items()]
+    return [dict(step=step, metric=metric, value=value, pairs=step*recipe.batch_size)
+        for step, row in zip(at, rows) for metric, value in row.items()] + [
+        dict(step=steps, metric=metric, value=value, pairs=steps*recipe.batch_size)
+        for metric, value in losses.items()]

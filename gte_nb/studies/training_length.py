@@ -26,7 +26,8 @@ def run(
     "Train for so many steps."
     steps, bert = int(arm.split()[0]), arm.endswith('/bert')
     rate, tried = best_rate(BERT) if bert and not tiny else (BERT.learning_rate, {})
-    found = cell(replace(BERT, learning_rate=rate, steps=steps) if bert else replace(BASE, steps=steps), seed, tuned=not bert, tiny=tiny)
+    found = cell(replace(BERT, learning_rate=rate, steps=steps) if bert else replace(BASE, steps=steps), seed,
+        tuned=not bert, tiny=tiny)
     if tried: found[0]['made'] |= dict(rates=tried)
     return found
 
@@ -36,8 +37,10 @@ def doublings(
     bert: bool = False, # of the transformers
 ) -> dict[str, np.ndarray]: # 'from → to steps' → (seeds, queries) differences
     "What each doubling brings, paired over seeds and queries."
-    steps = [n for n in ((25, 50, 100, 200) if bert else LENGTHS) if f'{n} steps' + '/bert'*bert in set(rows['arm'])]
-    return {f'{a} → {b} steps': compare(rows, f'{b} steps' + '/bert'*bert, f'{a} steps' + '/bert'*bert, 'unseen') for a, b in zip(steps, steps[1:])}
+    steps = [n for n in ((25, 50, 100, 200) if bert else LENGTHS) if f'{n} steps'
+        + '/bert'*bert in set(rows['arm'])]
+    return {f'{a} → {b} steps': compare(rows, f'{b} steps' + '/bert'*bert, f'{a} steps' + '/bert'*bert,
+        'unseen') for a, b in zip(steps, steps[1:])}
 
 def claims(
     rows: pd.DataFrame, # recorded
@@ -45,4 +48,6 @@ def claims(
     "Longer is better: the last doubling. The paper does not vary it."
     last = [f'{steps} steps' for steps in LENGTHS if f'{steps} steps' in set(rows['arm'])][-2:]
     if len(last) < 2: return []
-    return [Claim('a longer stage 1 is better', {' → '.join(last).replace(' steps', '', 1): by_task(rows, last[1], last[0], 'unseen', UNSEEN)}, added=True)]
+    return [Claim('a longer stage 1 is better',
+        {' → '.join(last).replace(' steps', '', 1): by_task(rows, last[1], last[0], 'unseen', UNSEEN)},
+        added=True)]

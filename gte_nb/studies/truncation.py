@@ -24,9 +24,13 @@ def truncation_rows(
     queries: list[str], # the right document of query i is document i
     documents: list[str], # as many
     lengths: Iterable[int] = LENGTHS, # tokens read of a document
-) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their mean place), seconds per 1,000 documents
-    "What is found when only the first tokens of a document are read, and how long reading takes. Raises ValueError for a length that the encoder cannot read."
-    if not 0 < len(queries) == len(documents): raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query needs its document')
+) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their
+    # mean place), seconds per 1,000 documents
+    """What is found when only the first tokens of a document are read, and how long reading takes. Raises
+    ValueError for a length that the encoder cannot read."""
+    if not 0 < len(queries) == len(documents):
+        raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query '
+                         'needs its document')
     before, rows = embedder.max_length, []
     query_vectors = embedder.encode(queries)
     try:
@@ -35,7 +39,8 @@ def truncation_rows(
             start = perf_counter()
             vectors = embedder.encode(documents)
             seconds = perf_counter() - start
-            rows.append(dict(tokens=length, ranks=ranks_from_scores(query_vectors @ vectors.T, np.arange(len(queries))), seconds=1000 * seconds / len(documents)))
+            rows.append(dict(tokens=length, ranks=ranks_from_scores(query_vectors @ vectors.T,
+                np.arange(len(queries))), seconds=1000 * seconds / len(documents)))
     finally: embedder.max_length = before
     return rows
 
@@ -51,16 +56,20 @@ def run(
     "MRR@10 with its interval, the difference to 128 tokens, and the seconds that reading takes."
     embedder, pairs = Embedder.load(), mine().pairs('docstring_code', 'train').drop_duplicates('query')
     if arm == 'long':
-        pairs = pairs[pairs['document'].str.len() > 1000]                 # fewer characters never make 512 tokens of code
+        # fewer characters never make 512 tokens of code
+        pairs = pairs[pairs['document'].str.len() > 1000]
         embedder.max_length = 512
         pairs = pairs[[len(ids) == 512 for ids in embedder.tokenize(pairs['document'].tolist())]]
         embedder.max_length = 256
     drawn = pairs.sample(min(functions, len(pairs)), random_state=seed)
-    found = {row['tokens']: row for row in truncation_rows(embedder, drawn['query'].tolist(), drawn['document'].tolist(), lengths)}
+    found = {row['tokens']: row for row in truncation_rows(embedder, drawn['query'].tolist(),
+        drawn['document'].tolist(), lengths)}
     rows = []
     for tokens, row in found.items():
         value, low, high = interval(mrr(row['ranks']))
         more, at_least, at_most = interval(mrr(row['ranks']) - mrr(found[128]['ranks']))
-        rows += [dict(step=tokens, metric=metric, value=value) for metric, value in {'MRR@10': value, 'low': low, 'high': high, 'minus 128': more, 'minus 128, low': at_least,
+        rows += [dict(step=tokens, metric=metric, value=value)
+            for metric, value in {'MRR@10': value, 'low': low, 'high': high, 'minus 128': more,
+            'minus 128, low': at_least,
             'minus 128, high': at_most, 'seconds for 1,000': row['seconds'], 'functions': len(drawn)}.items()]
     return rows

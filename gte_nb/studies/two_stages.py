@@ -11,21 +11,25 @@ from dataclasses import replace
 import pandas as pd
 
 from ..experiments import Claim, by_task, published_gain
-from ..miniature import BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell, second_start, start
+from ..miniature import (BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell,
+                              second_start, start)
 from ..stages import TRIPLES, triple_batches
 
 # %% ../../nbs/experiments/two_stages.ipynb #76210e77
 LENGTHS = (100, 400, 1600)   # steps of stage 1
-ARMS = ('stage 2', *(f'{what}/{steps}' for steps in LENGTHS for what in ('stage 1', 'both')), 'stage 1/bert', 'stage 2/bert', 'both/bert')
+ARMS = ('stage 2', *(f'{what}/{steps}' for steps in LENGTHS for what in ('stage 1', 'both')), 'stage 1/bert',
+    'stage 2/bert', 'both/bert')
 
 def run(
     arm: str, # one of ARMS
     seed: int, # of vectors and batches
     tiny: bool = False, # for tests
 ) -> list[dict]: # step, metric, value, pairs, items
-    "Train one stage or both, look at the unseen domains and, for what is forgotten, at the sources of stage 1."
+    """Train one stage or both, look at the unseen domains and, for what is forgotten, at the sources of
+    stage 1."""
     what, _, length = arm.partition('/')
-    first, second = (BERT, BERT_SECOND) if length == 'bert' else (replace(BASE, steps=int(length or 400)), SECOND)
+    first, second = (BERT, BERT_SECOND) if length == 'bert' else (replace(BASE, steps=int(length or 400)),
+        SECOND)
     how = dict(exams=dict(unseen=UNSEEN, seen=EXAMINED), tiny=tiny)
     if what == 'stage 1': return cell(first, seed, **how)
     if what == 'stage 2' or tiny: return cell(second, seed, start, triple_batches, **how)
@@ -36,12 +40,19 @@ def run(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
-    "The paper's stage ablation, stage 1 + 2 > stage 1 alone > stage 2 alone: on domains that stage 2 trains on, and on others."
-    places = {'': (f'both/{BASE.steps}', f'stage 1/{BASE.steps}', 'stage 2'), ' (transformer)': ('both/bert', 'stage 1/bert', 'stage 2/bert')}
-    groups = {f'the {len(TRIPLES)} domains that stage 2 trains on': TRIPLES, f'the {len(UNSEEN) - len(TRIPLES)} others': tuple(d for d in UNSEEN if d not in TRIPLES)}
-    paper, found = published_gain('gte-base', 'GTE-base, stage 1 alone', ('average', 'Retrieval', 'Clustering')), []
+    """The paper's stage ablation, stage 1 + 2 > stage 1 alone > stage 2 alone: on domains that stage 2
+    trains on, and on others."""
+    places = {'': (f'both/{BASE.steps}', f'stage 1/{BASE.steps}', 'stage 2'),
+        ' (transformer)': ('both/bert', 'stage 1/bert', 'stage 2/bert')}
+    groups = {f'the {len(TRIPLES)} domains that stage 2 trains on': TRIPLES,
+        f'the {len(UNSEEN) - len(TRIPLES)} others': tuple(d for d in UNSEEN if d not in TRIPLES)}
+    paper, found = published_gain('gte-base', 'GTE-base, stage 1 alone',
+        ('average', 'Retrieval', 'Clustering')), []
     for where, (both, first, second) in places.items():
-        for said, ours, theirs, figure in (('stage 1 + stage 2 beats stage 1 alone', both, first, paper), ('stage 1 alone beats stage 2 alone', first, second, '')):
+        for said, ours, theirs, figure in (('stage 1 + stage 2 beats stage 1 alone', both, first, paper),
+                ('stage 1 alone beats stage 2 alone', first, second, '')):
             if not {ours, theirs} <= set(rows['arm']): continue
-            found += [Claim(f'{said}, on {name}{where}', {'difference': by_task(rows, ours, theirs, 'unseen', UNSEEN, domains)}, figure) for name, domains in groups.items()]
+            found += [Claim(f'{said}, on {name}{where}',
+                {'difference': by_task(rows, ours, theirs, 'unseen', UNSEEN, domains)}, figure)
+                for name, domains in groups.items()]
     return found
