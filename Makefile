@@ -75,10 +75,10 @@ record: $(STAMP) ## train both recipes with three seeds and append what they sco
 MINUTES ?= 9
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 gpu: ## GPU experiments for MINUTES (9), into data/results/gpu_*.csv; goes on where it stopped, installs nothing
-	$(GPU_PYTHON) -m gte_nb.experiments gpu --minutes $(MINUTES) --seeds 3 --record
+	$(GPU_PYTHON) -m gte_nb.experiments.runner gpu --minutes $(MINUTES) --seeds 3 --record
 
 notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write README.md from the index
-	cd nbs && for notebook in [0-9]*.ipynb index.ipynb; do TQDM_DISABLE=1 ../$(BIN)/jupyter execute --inplace $$notebook || exit 1; done
+	for notebook in nbs/machinery/*.ipynb nbs/book/*.ipynb nbs/index.ipynb; do TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace $$notebook || exit 1; done
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
 

@@ -32,9 +32,9 @@ setuptools.setup(
     install_requires=words("requirements"),
     extras_require=extras,
     # The tables of data/ travel inside the package; its folders (results, runs, cache) do not.
-    packages=setuptools.find_packages(include=[name, f"{name}.*"]) + [f"{name}.data"],
-    package_dir={f"{name}.data": "data"},
-    package_data={f"{name}.data": ["*.csv"]},
+    packages=setuptools.find_packages(include=[name, f"{name}.*"]) + [f"{name}.tables"],
+    package_dir={f"{name}.tables": "data"},
+    package_data={name: ["py.typed"], f"{name}.tables": ["*.csv"]},
     include_package_data=False,
     zip_safe=False,
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{name}={name}._modidx:d"]},

@@ -4,9 +4,9 @@ import json, os, resource, signal, sys, time, traceback
 # what runs import on their way
 import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet
 import torch._dynamo, torch.distributed.fsdp
-import gte_nb.stages
-from gte_nb.checkpoints import checkpoint_steps
-from gte_nb.sampler import MixtureSampler
+import gte_nb.training.command
+from gte_nb.training.checkpoints import checkpoint_steps
+from gte_nb.data.sampler import MixtureSampler
 
 class Run:
     "A function in a process of its own; a limit on its files fails within a write, as a full disk does."
@@ -55,9 +55,9 @@ def _at_each_batch(dies_at, slow):
         return item(self, step)
     MixtureSampler.__getitem__ = batch
 
-def pretrain(words, **how): return Run(gte_nb.stages.gte_pretrain, list(map(str, words)), **how)
+def pretrain(words, **how): return Run(gte_nb.training.command.gte_pretrain, list(map(str, words)), **how)
 
-def finetune(words, **how): return Run(gte_nb.stages.gte_finetune, list(map(str, words)), **how)
+def finetune(words, **how): return Run(gte_nb.training.command.gte_finetune, list(map(str, words)), **how)
 
 def done(run): # what it printed
     status, text = run.wait()

@@ -10,17 +10,18 @@ import pytest
 import torch
 from fastcore.script import anno_parser
 
-from gte_nb import scores
-from gte_nb.corpus import from_files, runs_folder
-from gte_nb.embedder import Embedder, minilm_folder, train_tokenizer
-from gte_nb.encoder import Encoder, EncoderConfig
-from gte_nb.evaluation import (BM25, STS, Classification, Clustering, PairClassification, Retrieval,
-                               difference, evaluate, vectors)
-from gte_nb.folders import Settings
-from gte_nb.mining import open_corpus
-from gte_nb.scores import gte_evaluate, load_model
-from gte_nb.sharing import model_hash
-from gte_nb.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
+from gte_nb.evaluation import scores
+from gte_nb.data.files import from_files
+from gte_nb.utils import runs_folder
+from gte_nb.model.embedder import Embedder, minilm_folder
+from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.encoder import Encoder, EncoderConfig
+from gte_nb.evaluation.evaluate import BM25, STS, Classification, Clustering, PairClassification, Retrieval, difference, evaluate, vectors
+from gte_nb.model.folders import Settings
+from gte_nb.data.mining import open_corpus
+from gte_nb.evaluation.scores import gte_evaluate, load_model
+from gte_nb.model.identity import model_hash
+from gte_nb.evaluation.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
 
 def refused(function, says, error=ValueError):
     "`function` raises one sentence that holds `says`."
@@ -62,7 +63,7 @@ def with_zeros(texts): return np.array([KNOWN.get(text, [1, 0]) for text in text
 ], ids=['STS', 'PairClassification', 'Retrieval'])
 def test_vectors_of_zeros_count_as_in_mteb(task, score):
     mteb = pytest.importorskip('mteb')
-    from gte_nb.benchmarks import _SCORES, mteb_encoder, mteb_task
+    from gte_nb.evaluation.benchmarks import _SCORES, mteb_encoder, mteb_task
     encoder = mteb_encoder(with_zeros, 'zeros', '1')
     with warnings.catch_warnings(action='ignore'):
         found = mteb.evaluate(encoder, mteb_task(task), **QUIETLY)
@@ -307,7 +308,7 @@ NO_TASK = dict(query='find: ', other='no task of mteb: ')
 def test_a_benchmark_is_what_mteb_makes_of_the_folder(settings, distilbert, tmp_path):
     mteb = pytest.importorskip('mteb')
     from mteb.models import SentenceTransformerEncoderWrapper
-    from gte_nb.benchmarks import _SCORES, mteb_task, run_benchmark
+    from gte_nb.evaluation.benchmarks import _SCORES, mteb_task, run_benchmark
     folder = distilbert if settings is None else bert(tmp_path/'model', **settings)
     model, key, _ = load_model(str(folder), None)
     tasks = [SEARCH, KINDS, LIKENESS]

@@ -21,9 +21,10 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
-from gte_nb.embedder import Embedder, UnsupportedModel, train_tokenizer
-from gte_nb.encoder import Encoder, EncoderConfig, StaticEncoder
-from gte_nb.folders import Settings, unknown_id
+from gte_nb.model.embedder import Embedder, UnsupportedModel
+from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder
+from gte_nb.model.folders import Settings, unknown_id
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -652,7 +653,7 @@ def test_a_kill_while_saving(tmp_path):
     new.save(tmp_path/"new")
     script = f"""if True:
         import os, signal
-        from gte_nb import embedder
+        from gte_nb.model import embedder
         model = embedder.Embedder.load({str(tmp_path/"new")!r})
         embedder.write_settings = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
         model.save({str(tmp_path)!r})"""
@@ -667,7 +668,7 @@ def test_a_kill_while_saving(tmp_path):
 # ---- loading and encoding -----------------------------------------------------------------------------
 def test_loading_does_not_import_the_compiler():
     "torch._dynamo takes more than a second, and random numbers on the meta device ask for it."
-    code = "import sys; from gte_nb.embedder import Embedder; Embedder.load().encode('one')"
+    code = "import sys; from gte_nb.model.embedder import Embedder; Embedder.load().encode('one')"
     code += "; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gte_nb import mining
-from gte_nb.corpus import SPLITS
-from gte_nb.mining import KINDS, gte_mine, mine, open_corpus, package_functions, package_list, split_within
+from gte_nb.data import mining
+from gte_nb.data.text import SPLITS
+from gte_nb.data.mining import KINDS, gte_mine, mine, open_corpus, package_functions, package_list, split_within
 
 LIMIT = 120   # seconds for a script that may wait for ever
 
@@ -40,7 +40,7 @@ def site(tmp_path, monkeypatch):
 
 SCRIPT = """import multiprocessing, sys
 multiprocessing.set_start_method(sys.argv[1], force=True)
-from gte_nb.mining import mine
+from gte_nb.data.mining import mine
 try: print(mine('boats', sys.argv[2]).manifest['rows'])
 except ValueError as error: sys.exit(f'error: {error}')
 """

@@ -2,14 +2,16 @@
 import os, signal, socket, subprocess, sys, time
 from pathlib import Path
 
-import gte_nb.stages, gte_nb.training, pytest
+import pytest
+
+import gte_nb.training.command, gte_nb.training.processes
 from forked import TINY, Place, Run, done, refused
-from gte_nb.checkpoints import checkpoint_steps
-from gte_nb.studies.kills import killed
+from gte_nb.training.checkpoints import checkpoint_steps
+from gte_nb.experiments.studies.kills import killed
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
-gte_nb.training.ROLL_CALL = 2.   # seconds; the forks below inherit it
+gte_nb.training.processes.ROLL_CALL = 2.   # seconds; the forks below inherit it
 
 @pytest.fixture
 def place(tmp_path): return Place(tmp_path)
@@ -81,8 +83,8 @@ def preparing(place):
         (place.folder/'began').touch()
         time.sleep(600)
     def command(words):
-        gte_nb.stages.open_corpus = corpus
-        gte_nb.stages.gte_pretrain(words)
+        gte_nb.training.command.open_corpus = corpus
+        gte_nb.training.command.gte_pretrain(words)
     return lambda words, **how: Run(command, list(map(str, words)), **how)
 
 @pytest.mark.parametrize('lost', [0, 1])
@@ -103,11 +105,12 @@ def test_bad_input_is_said_once(place):
 
 SLOW = '''
 import time
-from gte_nb import sampler, stages
+from gte_nb.data import sampler
+from gte_nb.training import command
 batch = sampler.MixtureSampler.__getitem__
 def slowly(self, step): time.sleep(0.1); return batch(self, step)
 sampler.MixtureSampler.__getitem__ = slowly
-stages.gte_pretrain()                                                     # what the command is
+command.gte_pretrain()                                                     # what the command is
 '''
 
 def test_torchrun(place):
@@ -138,7 +141,7 @@ def test_a_notebook_that_imports_training_shows_no_warning():
     environment = os.environ | dict(PYTHONPATH=str(ROOT))
     manager, client = start_new_kernel(kernel_name='python3', env=environment, stderr=subprocess.DEVNULL)
     try:
-        client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training")
+        client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training.command")
         said, state = [], None
         while state != 'idle':
             said.append(client.get_iopub_msg(timeout=120))

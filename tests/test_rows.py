@@ -4,11 +4,15 @@ os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1', HF_DATASETS_DISABLE_PRO
                    HF_DATASETS_CACHE=tempfile.mkdtemp())
 import datasets, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
-from gte_nb import cleaning, corpus as corpora
-from gte_nb.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, flag_rows
-from gte_nb.corpus import Corpus, fingerprint, from_files, load, normalise
-from gte_nb.embedder import Embedder
-from gte_nb.negatives import BM25, code_words, known_links, mine_hard_negatives
+from gte_nb.data import cleaning, files as own_files
+from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, flag_rows
+from gte_nb.data.corpus import Corpus, fingerprint
+from gte_nb.data.files import from_files
+from gte_nb.data.registry import load
+from gte_nb.data.text import normalise
+from gte_nb.model.embedder import Embedder
+from gte_nb.model.bm25 import BM25, code_words
+from gte_nb.training.negatives import known_links, mine_hard_negatives
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch): monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
@@ -218,8 +222,8 @@ def test_what_the_tokenizer_does_not_see_is_called_invisible():
     tokenizer, tried = Embedder.load().tokenizer, [chr(code) for code in range(0x20000) if is_tried(code)]
     unseen = [char for char,
               found in zip(tried, tokenizer.encode_batch(tried, add_special_tokens=False)) if not found.ids]
-    assert len(unseen) > 1_000 and not any(map(corpora._visible, unseen))
-    assert all(map(corpora._visible, ['a', '?', 'é', '中', 'ก', '👍', '१']))
+    assert len(unseen) > 1_000 and not any(map(own_files._visible, unseen))
+    assert all(map(own_files._visible, ['a', '?', 'é', '中', 'ก', '👍', '१']))
 
 # Refusals: a sentence that names file, row, value and way out; nothing is left behind.
 LINE = b'{"query": "a", "document": "b"}\n'

@@ -3,15 +3,18 @@ import json, os, shutil, signal
 from dataclasses import replace
 from pathlib import Path
 
-import gte_nb.stages, numpy as np, pandas, pytest, torch
+import gte_nb.training.command, numpy as np, pandas, pytest, torch
 from forked import ROWS, TINY, Place, Run, done, finetune, pretrain, refused, write
-from gte_nb.checkpoints import checkpoint_steps
-from gte_nb.corpus import complain, from_files
-from gte_nb.embedder import Embedder, train_tokenizer
-from gte_nb.encoder import StaticEncoder
-from gte_nb.gradient_cache import Batch
-from gte_nb.stages import siblings
-from gte_nb.training import finished_run, read_log, train
+from gte_nb.training.checkpoints import checkpoint_steps
+from gte_nb.utils import complain
+from gte_nb.data.files import from_files
+from gte_nb.model.embedder import Embedder
+from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.encoder import StaticEncoder
+from gte_nb.data.batches import Batch
+from gte_nb.training.triples import siblings
+from gte_nb.training.checkpoints import finished_run, read_log
+from gte_nb.training.loop import train
 
 @pytest.fixture
 def place(tmp_path): return Place(tmp_path)
@@ -157,8 +160,8 @@ def test_another_recipe(place):
 
 def test_help_names_the_real_folder_of_runs():
     def show(): # as in an installed package
-        gte_nb.stages.runs_folder = lambda: Path('/home/somebody/.cache/gte_nb/runs')
-        gte_nb.stages.gte_finetune(['--help'])
+        gte_nb.training.command.runs_folder = lambda: Path('/home/somebody/.cache/gte_nb/runs')
+        gte_nb.training.command.gte_finetune(['--help'])
     said = done(Run(show, COLUMNS=300))
     assert 'default: /home/somebody/.cache/gte_nb/runs/RECIPE/stage2' in said and 'data/runs' not in said
 
@@ -345,8 +348,8 @@ def test_all_negatives_of_a_row_are_trained_on(place):
     def look():
         corpus = from_files(place.rows, place.folder/'corpus')
         embedder = static(400, more=[f'wrong {k} of {i}' for k in range(3) for i in range(32)])
-        recipe = replace(gte_nb.stages.RECIPES['laptop-scratch'][1], sources=('rows',), batch_size=4)
-        batch_at = gte_nb.stages.triple_batches(embedder, corpus, recipe)
+        recipe = replace(gte_nb.training.recipes.RECIPES['laptop-scratch'][1], sources=('rows',), batch_size=4)
+        batch_at = gte_nb.training.triples.triple_batches(embedder, corpus, recipe)
         def text(ids): return embedder.tokenizer.decode(ids.tolist())
         for step in range(8):
             batch = batch_at(step)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np, pytest, torch
 
-from gte_nb import mining, search
-from gte_nb.embedder import Embedder, train_tokenizer
-from gte_nb.encoder import StaticEncoder
+from gte_nb import search
+from gte_nb.data import mining
+from gte_nb.model.embedder import Embedder
+from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.encoder import StaticEncoder
 from gte_nb.search import gte_search, index_texts, show_hits
-from gte_nb.sharing import model_hash
+from gte_nb.model.identity import model_hash
 from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept, site    # noqa: F401: a fixture
 
 @pytest.fixture(scope='session')
@@ -58,7 +60,7 @@ def test_blocks(monkeypatch, groups, blocks):
 def test_index(model, tmp_path, monkeypatch, embedded):
     "Vectors are those of `encode`; what changed is computed, what is interrupted goes on."
     monkeypatch.setattr(search, 'BLOCK', 3)
-    monkeypatch.setattr('gte_nb.embedder.WINDOW', 2)
+    monkeypatch.setattr('gte_nb.model.embedder.WINDOW', 2)
     embedder, texts = Embedder.load(model), [f'a boat with {i} oars.' for i in range(20)]
     right = embedder.encode(texts).astype(np.float16)
     window = Embedder._window

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from gte_nb.embedder import Embedder, train_tokenizer
-from gte_nb.encoder import Encoder, EncoderConfig, StaticEncoder
-from gte_nb.folders import Dense, Settings
-from gte_nb.sharing import (_snippets, export_onnx, gte_share, hub_folder, licences, model_card, model_files,
-                            model_hash, training_history, weights_hash, write_card)
+from gte_nb.model.embedder import Embedder
+from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder
+from gte_nb.model.folders import Dense, Settings
+from gte_nb.training.card import _snippets, licences, model_card, training_history, write_card
+from gte_nb.sharing.onnx import export_onnx
+from gte_nb.sharing.publish import gte_share, model_files
+from gte_nb.model.identity import hub_folder, model_hash, weights_hash
 
 TEXTS = ['Read a CSV file', 'def read_csv(path):\n    return 1', '', '?', '  spaces\tand\nlines  ',
          'naïve café, Größe 日本語 😀', 'word '*99, 'READ [MASK] readCsv']

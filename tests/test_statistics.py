@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import t as student, ttest_1samp
 
-from gte_nb import experiments
-from gte_nb.corpus import data_folder
-from gte_nb.experiments import (COLUMNS, MARGIN, Claim, Estimate, Judgement, all_claims, cell_rows,
-    check_prediction, clustered,
-                                experiment_rows, holm, interval, joined, lines_of, pack, run_experiment,
-                                standing, together,
-                                two_way, whole_cells)
+from gte_nb.experiments import runner
+from gte_nb.utils import data_folder
+from gte_nb.experiments.runner import COLUMNS, cell_rows, check_prediction, experiment_rows, joined, lines_of, pack, run_experiment, whole_cells
+from gte_nb.experiments.claims import MARGIN, Claim, Judgement, all_claims, clustered, standing
+from gte_nb.evaluation.intervals import Estimate, holm, interval, together, two_way
 
 RESULTS = data_folder()/'results'
 
@@ -199,7 +197,7 @@ def test_a_kill_while_packing_loses_nothing(tmp_path, renamed):
     before = experiment_rows(file)
     code = f'''if True:
         import os, pathlib, signal
-        from gte_nb.experiments import pack
+        from gte_nb.experiments.runner import pack
         replace, left = os.replace, {renamed}
         def dying(*names):
             global left
@@ -274,11 +272,11 @@ def test_a_row_is_recorded_only_after_its_prediction(tmp_path, said, commit, the
     assert len(whole_cells(file)[0]) == 1
 
 def test_without_a_repository_a_row_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, '_git', lambda *_: None)
+    monkeypatch.setattr(runner, '_git', lambda *_: None)
     check_prediction(study_in(tmp_path, '# predicted: yes'))
-    experiments.code_version.cache_clear()
-    assert experiments.code_version() == dict(commit='none', clean=False)
-    experiments.code_version.cache_clear()
+    runner.code_version.cache_clear()
+    assert runner.code_version() == dict(commit='none', clean=False)
+    runner.code_version.cache_clear()
 
 @pytest.mark.parametrize('path', sorted((data_folder().parent/'nbs'/'experiments').glob('*.ipynb')),
     ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 import json, os, random, subprocess, sys
 from pathlib import Path
 
-from gte_nb.embedder import ALPHABET, SPECIAL_TOKENS, _word_pieces, train_tokenizer
+from gte_nb.data.tokens import ALPHABET, SPECIAL_TOKENS, _word_pieces, train_tokenizer
 from tokenizers import trainers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -11,7 +11,7 @@ RARE = [f'x{i} {chr(0x4e00 + i)} {chr(0x430 + i % 32)}{i % 7}' for i in range(70
 TEXTS = [' '.join([*random.Random(rare).choices(WORDS, k=8), rare]) for rare in RARE]
 TRAINS = '''
 import json, random, sys
-from gte_nb.embedder import train_tokenizer
+from gte_nb.data.tokens import train_tokenizer
 texts = json.load(sys.stdin)
 random.shuffle(texts)
 print(train_tokenizer(iter(texts), 1_200, special_tokens=False).to_str())
