@@ -9,6 +9,7 @@ __all__ = ['INDEX_TOKENS', 'BLOCK', 'INDEX', 'searchable', 'function_texts', 'in
 # %% ../nbs/book/11_search.ipynb #e081e40d
 import hashlib, re, shutil, sys, textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.script import Param, call_parse
@@ -17,6 +18,10 @@ from .data.corpus import Corpus
 from .data.mining import open_corpus, package_functions
 from .documented import documented
 from .utils import cache_folder, complain, runs_folder, stopped, written_aside
+
+if TYPE_CHECKING:
+    from gte_nb.model.embedder import Embedder
+    import pandas as pd
 
 # %% ../nbs/book/11_search.ipynb #f5c07153
 def searchable(

@@ -10,12 +10,15 @@ __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_fo
 import errno, io, json, os, sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from safetensors import SafetensorError
 from tqdm import tqdm
 
 from .documented import documented
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../nbs/machinery/utils.ipynb #f7ae2827
 def checkout() -> Path|None: # None for an installed package

@@ -12,12 +12,15 @@ import ast, inspect, re, textwrap, warnings
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Iterable
+from typing import TYPE_CHECKING, Iterable
 
 import numpy as np
 
 from .text import MAX_CHARS, SIGNS, SPLITS, character_classes, fold, squeeze
 from ..documented import documented
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/cleaning.ipynb #84ebd3a8
 REPEATED, NEAR_DUPLICATE, TEMPLATE, NAME_LEAK, LANGUAGE, LENGTH, HELD_OUT, EVALUATION = (1 << bit

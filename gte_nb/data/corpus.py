@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .text import SPLITS
 from ..documented import documented
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/book/01_corpus.ipynb #9bbb3ab6
 def _row_digest(split, query, document, *negatives):

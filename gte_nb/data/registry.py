@@ -9,9 +9,14 @@ __all__ = ['registry', 'load']
 import gzip, json, os, zlib
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..documented import documented
 from ..utils import data_folder
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
 
 # %% ../../nbs/machinery/registry.ipynb #64c0b04f
 def registry() -> 'pd.DataFrame': # by name: origin, category, pair, hub_id, config, split, query_column,

@@ -23,6 +23,7 @@ from ..utils import cache_folder, progress_bar
 if TYPE_CHECKING:                                        # data comes before models and training
     from gte_nb.model.embedder import Embedder
     from gte_nb.training.recipes import Recipe
+    import pandas as pd
 
 # %% ../../nbs/machinery/tokens.ipynb #f9394944
 from collections import Counter

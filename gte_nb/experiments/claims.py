@@ -10,6 +10,7 @@ __all__ = ['MARGIN', 'points', 'published_gain', 'clusters', 'clustered', 'Judge
 import csv
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,11 @@ from ..evaluation.intervals import Estimate, holm, interval, two_way
 from .runner import (_names, compare, find_experiment, item_scores, joined, planned,
                                        recorded_rows)
 from ..utils import data_folder, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from IPython.display import Markdown
+    import pandas as pd
 
 # %% ../../nbs/machinery/claims.ipynb #de14c030
 MARGIN = 0.005   # half a point of 100: a smaller difference counts as none. The paper's smallest gain between

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 import numpy as np
@@ -25,6 +26,9 @@ from ..data.mining import mine
 from ..documented import documented
 from ..training.card import provenance
 from ..utils import checkout, complain, data_folder, results_folder, runs_folder, written_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/runner.ipynb #f9688b34
 COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the number

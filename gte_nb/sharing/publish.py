@@ -8,6 +8,7 @@ __all__ = ['add_results', 'model_files', 'publish', 'gte_share']
 # %% ../../nbs/machinery/publishing.ipynb #4284a44c
 import json, re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.script import call_parse
@@ -21,6 +22,9 @@ from .onnx import _AGAIN, _ONNX, export_onnx
 from ..training.card import _MARKS, _index, _put, _results, _signed, _untouched, write_card
 from ..training.checkpoints import finished_run
 from ..utils import complain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/publishing.ipynb #dba7b98a
 def add_results(

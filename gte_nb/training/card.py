@@ -10,6 +10,7 @@ import hashlib, json, os, platform, re, sys
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from ..model.embedder import Embedder
 from ..model.identity import weights_hash
 from .checkpoints import finished_run
 from ..utils import written_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/card.ipynb #1ec42bee
 def provenance() -> dict: # date, command, versions, hardware

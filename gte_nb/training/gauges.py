@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from statistics import NormalDist
-from typing import Callable, Iterable
+from typing import TYPE_CHECKING, Callable, Iterable
 
 import torch
 import numpy as np
@@ -23,6 +23,10 @@ from ..documented import documented
 from ..model.embedder import Embedder
 from .checkpoints import LOG, load_checkpoint
 from .watch import draw_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    import pandas as pd
 
 # %% ../../nbs/book/06a_gauges.ipynb #08247b7d
 @lru_cache(4)

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import torch
 import numpy as np
@@ -36,6 +36,9 @@ from .processes import (Stopped, _everywhere, _shard, _whole, first_process_firs
                                        losses_said, processes, signals_deferred, sum_gradients)
 from .watch import _Watch, paired_change
 from ..utils import writing, written_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/book/06_training.ipynb #f777bf5e
 def learning_rate_at(

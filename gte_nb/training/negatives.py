@@ -6,7 +6,7 @@
 __all__ = ['known_links', 'mine_hard_negatives']
 
 # %% ../../nbs/book/07_negatives.ipynb #c27dce9e
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import torch
 import numpy as np
@@ -15,6 +15,9 @@ from ..data.text import normalise
 from ..documented import documented
 from ..model.bm25 import BM25
 from ..model.embedder import Embedder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/book/07_negatives.ipynb #374ff545
 _BLOCK = 2**23   # scores that are in memory at once

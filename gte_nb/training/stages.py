@@ -8,6 +8,7 @@ __all__ = ['remarks', 'run_stage']
 # %% ../../nbs/book/08_stages.ipynb #773cfd8f
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from .processes import first_process_first, losses_said, processes
 from .recipes import Recipe, chosen_sources
 from .start import _loaded, start_embedder
 from .triples import _columns, random_negatives, triple_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/book/08_stages.ipynb #f090621c
 def remarks(

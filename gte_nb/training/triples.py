@@ -7,7 +7,7 @@ __all__ = ['MINED', 'siblings', 'random_negatives', 'negative_ids', 'triple_batc
 
 # %% ../../nbs/machinery/triples.ipynb #0121d907
 from functools import partial
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..documented import documented
 from ..model.embedder import Embedder
 from .negatives import known_links, mine_hard_negatives
 from .recipes import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/triples.ipynb #a390f70e
 def siblings(

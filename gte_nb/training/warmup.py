@@ -8,6 +8,7 @@ __all__ = ['SHARE', 'mask_tokens', 'masked_gradient', 'corpus_texts', 'warm_up',
 # %% ../../nbs/machinery/warmup.ipynb #cc9cf06f
 import hashlib, json, sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import numpy as np
@@ -26,6 +27,9 @@ from .loop import train
 from .processes import processes, sigterm_said
 from .start import corpus_tokenizer, new_bert
 from ..utils import cache_folder, complain, os_errors_said, runs_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/warmup.ipynb #33bab738
 SHARE = 0.15   # of the tokens are hidden

@@ -9,11 +9,16 @@ __all__ = ['paired_change', 'draw_run']
 import sys
 from importlib.util import find_spec
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..documented import documented
 from ..utils import new_figure, progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    import pandas as pd
 
 # %% ../../nbs/machinery/watch.ipynb #5452072d
 def paired_change(

@@ -8,12 +8,16 @@ __all__ = ['ALPHAS', 'RECIPES', 'ARMS', 'DEALT', 'dealt_anew', 'mixed_batches', 
 # %% ../../../nbs/experiments/alpha.ipynb #041bfca6
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from ..claims import Claim
 from ..runner import by_task
 from ...data.batches import Batch
 from ..miniature import BASE, BERT, EXAMINED, UNSEEN, cell
 from ...data.batches import pair_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../../nbs/experiments/alpha.ipynb #bbaf619d
 ALPHAS = (0., 0.1, 0.3, 0.5, 0.7, 1.)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,9 @@ from ...model.encoder import StaticEncoder
 from ...data.mining import mine
 from ...model.bm25 import BM25
 from ...training.negatives import mine_hard_negatives
+
+if TYPE_CHECKING:
+    import datasets
 
 # %% ../../../nbs/experiments/negatives.ipynb #1daaf13e
 @cache

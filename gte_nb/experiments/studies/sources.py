@@ -7,6 +7,7 @@ __all__ = ['ARMS', 'chosen', 'run', 'claims']
 
 # %% ../../../nbs/experiments/sources.ipynb #2d9a5836
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from ..runner import by_task
 from ..miniature import BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start
 from ...training.recipes import TRIPLES
 from ...training.triples import triple_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../../nbs/experiments/sources.ipynb #e6bbd23d
 # after the stroke: steps, where they are not the base's
