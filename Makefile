@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce record gpu notebooks test lab clean
+.PHONY: help install reproduce record gpu notebooks test lint lab clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,10 @@ readme: # README.md is nbs/index.ipynb, without the cells that are marked as hid
 
 test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
 	@$(BIN)/python tests/run.py
+
+lint: $(STAMP) ## check style, lines of at most 110 characters and types, of the package and of the tests
+	@$(BIN)/ruff check --quiet gte_nb tests setup.py
+	@$(BIN)/mypy --no-error-summary
 
 lab: $(STAMP) ## open JupyterLab on the first chapter
 	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb

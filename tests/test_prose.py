@@ -1,8 +1,8 @@
-("""No figure that stems from a run is typed into text: a cell computes it, so that it changes when the rows do.
+"""No figure that stems from a run is typed into text: a cell computes it, so that it changes when the rows do.
 
 What looks like a result is a number with decimals, with a sign, or with a unit of a measurement. What is none is known by
 its words: a setting (τ = 0.05, a rate of 0.003), a level (95% intervals), a bound that is asked for (less than 0.02),
-arithmetic ($2^{-b}$), code, an address. There is no list of numbers that are let through.""")
+arithmetic ($2^{-b}$), code, an address. There is no list of numbers that are let through."""
 import json, re
 from pathlib import Path
 
