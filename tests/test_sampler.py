@@ -52,7 +52,7 @@ def test_asking_out_of_order_changes_nothing_and_another_seed_does():
     far = {step: fresh[step] for step in (100_000, 20_000, 40_000)}            # other blocks, backwards too
     assert all(same(fresh[step], sequence[step]) for step in np.random.default_rng(0).permutation(1000))
     for step, batch in far.items():
-        assert same(MixtureSampler(SHELF, 64, seed=7)[step], batch)            # the very first thing asked for
+        assert same(MixtureSampler(SHELF, 64, seed=7)[step], batch)    # asked for first
     assert sum(same(other[step], sequence[step]) for step in range(200)) == 0
 
 
@@ -105,4 +105,5 @@ def test_refused_samplers(sizes, batch_size, settings, sentence):
 
 
 def test_a_negative_step_is_refused():
-    with pytest.raises(ValueError, match="step is -1; steps are counted from 0"): MixtureSampler(SIZES, 512)[-1]
+    with pytest.raises(ValueError, match="step is -1; steps are counted from 0"):
+        MixtureSampler(SIZES, 512)[-1]
