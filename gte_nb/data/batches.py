@@ -6,11 +6,13 @@
 __all__ = ['Batch', 'drop_tokens', 'text_ids', 'row_name', 'pair_batches']
 
 # %% ../../nbs/machinery/batches.ipynb #3743a7f7
-import torch
-import numpy as np
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Callable
+
+import numpy as np
+import torch
+
 from .corpus import Corpus
 from .sampler import MixtureSampler
 from .tokens import source_tables, training_pairs
@@ -50,7 +52,7 @@ def drop_tokens(
         keep = np.union1d(keep, lost)
         places = np.searchsorted(keep, bounds)
     flat = np.concatenate(ids)[keep]
-    return [flat[a:b] for a, b in zip(places.tolist(), places[1:].tolist())]
+    return [flat[start:end] for start, end in zip(places.tolist(), places[1:].tolist())]
 
 # %% ../../nbs/machinery/batches.ipynb #cb6b73d7
 def text_ids(
@@ -61,10 +63,10 @@ def text_ids(
     negatives, k = batch.negatives or [], len(batch.negatives or ()) // len(batch)
     columns = [batch.queries, batch.documents, *(negatives[place::k] for place in range(k))]
     lengths = np.array([[len(ids) for ids in column] for column in columns])
-    names, ends = np.concatenate([np.asarray(ids, dtype=np.int32) for column in columns
-        for ids in column]).tobytes(), 4*lengths.ravel().cumsum()
-    numbers = {}
-    ids = [numbers.setdefault(names[end - 4*length:end], len(numbers))
+    flat = np.concatenate([np.asarray(ids, dtype=np.int32) for column in columns for ids in column])
+    content, ends = flat.tobytes(), 4*lengths.ravel().cumsum()              # four bytes for each token id
+    numbers: dict[bytes, int] = {}
+    ids = [numbers.setdefault(content[end - 4*length:end], len(numbers))
         for end, length in zip(ends.tolist(), lengths.ravel().tolist())]
     return torch.tensor(ids).view(len(columns), -1).T if len(numbers) < len(ids) else None
 

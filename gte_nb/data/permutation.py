@@ -20,8 +20,8 @@ def splitmix64(
     counter, # which number of the stream, counted from 0: an integer or an array
 ) -> np.ndarray: # uint64 of the broadcast shape: 64 random-looking bits each
     "Number `counter` of the SplitMix64 generator seeded with `key` (Steele, Lea and Flood, 2014)."
-    bits = np.asarray(counter, np.uint64) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15 + np.asarray(key,
-        np.uint64)
+    bits: np.ndarray = np.asarray(counter, np.uint64) * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15
+    bits = bits + np.asarray(key, np.uint64)
     bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9
     bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EB
     return bits ^ (bits >> 31)
@@ -59,13 +59,13 @@ def keyed_permutation(
         raise ValueError(f'a position is outside of 0 to {size - 1}, the positions of {size} rows')
     width, height, rounds = _grid(size)
     def slide(cells, key):
-        y, x = np.divmod(cells, width)
+        line, column = np.divmod(cells, width)
         # every slide has counters of its own
         for turn in range(0, 2 * rounds, 2):
             # >> 1: the sum must not overflow, or two cells could meet
-            x = (x + (splitmix64(key, y + turn * width) >> 1)) % width
-            y = (y + (splitmix64(key, x + (turn + 1) * width) >> 1)) % height
-        return y * width + x
+            column = (column + (splitmix64(key, line + turn * width) >> 1)) % width
+            line = (line + (splitmix64(key, column + (turn + 1) * width) >> 1)) % height
+        return line * width + column
     rows = slide(cells, key)
     while (outside := rows >= size).any(): rows[outside] = slide(rows[outside], key[outside])
     return rows.view(np.int64)

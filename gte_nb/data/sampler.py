@@ -56,8 +56,8 @@ class MixtureSampler:
         seed: int = 0, # names the whole sequence of batches: 0 to 2**64 - 1
         min_fill: float = 0.25, # of a batch: a smaller last one is left out; 0: none is; 1: each short one
     ):
-        self.sizes, self.batch_size, self.alpha, self.seed = [index(size)
-            for size in sizes], index(batch_size), alpha, index(seed)
+        self.sizes, self.batch_size = [index(size) for size in sizes], index(batch_size)
+        self.alpha, self.seed = alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
         if self.batch_size < 1: raise ValueError(f'batch of {batch_size} rows; choose --batch_size 1 or more')
         if self.batch_size > max(self.sizes):

@@ -8,26 +8,27 @@ __all__ = ['SPECIAL_TOKENS', 'ALPHABET', 'train_tokenizer', 'wrap_texts', 'token
 
 # %% ../../nbs/machinery/tokens.ipynb #b05e24d2
 import hashlib, os, shutil, warnings
-import numpy as np
+from collections import Counter
 from contextlib import contextmanager, suppress
-from filelock import FileLock
 from itertools import islice
 from pathlib import Path
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
+
+import numpy as np
+from filelock import FileLock
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus
 from ..documented import documented
 from ..utils import cache_folder, progress_bar
 
 if TYPE_CHECKING:                                        # data comes before models and training
+    import pandas as pd
     from gte_nb.model.embedder import Embedder
     from gte_nb.training.recipes import Recipe
-    import pandas as pd
 
 # %% ../../nbs/machinery/tokens.ipynb #f9394944
-from collections import Counter
-
 SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 ALPHABET = 500   # characters that a trained vocabulary knows, at most; words are known without the others
 
@@ -113,7 +114,8 @@ class TokenTable:
     def __len__(self): return len(self.ends)
 
     def __getitem__(self, rows) -> list[np.ndarray]: # ids of each row, views that must not be written to
-        return [self.flat[a:b] for a, b in zip(self.starts[rows].tolist(), self.ends[rows].tolist())]
+        return [self.flat[start:end]
+            for start, end in zip(self.starts[rows].tolist(), self.ends[rows].tolist())]
 
 # %% ../../nbs/machinery/tokens.ipynb #61b2c393
 @contextmanager
@@ -144,6 +146,35 @@ def sync(
     try: os.fsync(handle)
     finally: os.close(handle)
 
+def _tokenised(embedder, texts, max_length, dtype):
+    "(all ids of a few thousand texts in a row, how many each has), again and again."
+    every = texts() if callable(texts) else texts
+    total = len(every) if hasattr(every, '__len__') else None
+    every, row = iter(every), 0
+    with progress_bar(total, 'tokenising', 'text', show=total is None or total > 10_000) as bar:
+        while batch := list(islice(every, 4096)):
+            ids = embedder.tokenize(batch, max_length, first=row)
+            yield np.concatenate(ids).astype(dtype), np.fromiter(map(len, ids), np.int64, len(ids))
+            row += len(batch); bar.update(len(batch))
+
+def _write_table(folder, aside, batches, dtype):
+    "Write a table in the folder `aside`, and rename it when it is whole and on the disk."
+    shutil.rmtree(aside, ignore_errors=True)                             # what a killed process has left
+    aside.mkdir()
+    try:
+        with (growing_npy(aside/'ids.npy', dtype) as add_ids,
+                growing_npy(aside/'offsets.npy', np.dtype(np.int64)) as add_offsets):
+            end = np.zeros(1, np.int64)
+            add_offsets(end)
+            for flat, lengths in batches:
+                add_ids(flat); add_offsets(end + lengths.cumsum())
+                end = end + lengths.sum()
+        sync(aside)
+        shutil.rmtree(folder, ignore_errors=True)                        # damaged, or not there
+        aside.rename(folder)
+        sync(folder.parent)
+    finally: shutil.rmtree(aside, ignore_errors=True)
+
 def token_table(
     embedder: 'Embedder', # its tokenizer is used
     # in the order of the rows; a function is called only when there is no cache
@@ -155,18 +186,11 @@ def token_table(
 ) -> TokenTable: # as long as `texts`
     """Tokenise once; map the cached ids afterwards. Raises ValueError naming the row when something is no
     text."""
-    dtype = np.uint16 if embedder.encoder.config.vocab_size <= 2**16 else np.uint32
-    def batches():
-        every = texts() if callable(texts) else texts
-        total = len(every) if hasattr(every, '__len__') else None
-        every, row = iter(every), 0
-        with progress_bar(total, 'tokenising', 'text', show=total is None or total > 10_000) as bar:
-            while batch := list(islice(every, 4096)):
-                ids = embedder.tokenize(batch, max_length, first=row)
-                yield np.concatenate(ids).astype(dtype), np.fromiter(map(len, ids), np.int64, len(ids))
-                row += len(batch); bar.update(len(batch))
+    dtype = np.dtype(np.uint16 if embedder.encoder.config.vocab_size <= 2**16 else np.uint32)
+    # nothing is computed before it is asked
+    batches = _tokenised(embedder, texts, max_length, dtype)
     if folder is None:
-        flat, lengths = zip((np.zeros(0, dtype), np.zeros(1, np.int64)), *batches())
+        flat, lengths = zip((np.zeros(0, dtype), np.zeros(1, np.int64)), *batches)
         return TokenTable(np.concatenate(flat), np.concatenate(lengths).cumsum())
     folder = Path(folder)
     with suppress(ValueError): return TokenTable.open(folder)
@@ -174,25 +198,10 @@ def token_table(
     aside = folder.with_name(f'.{folder.name}')
     with FileLock(f'{aside}.lock'):
         if folder.exists():
-            try:
-                # another process has written it meanwhile
-                return TokenTable.open(folder)
+            # another process has written it meanwhile
+            try: return TokenTable.open(folder)
             except ValueError as error: warnings.warn(str(error), stacklevel=2)
-        shutil.rmtree(aside, ignore_errors=True)                             # what a killed process has left
-        aside.mkdir()
-        try:
-            with growing_npy(aside/'ids.npy', dtype) as add_ids, growing_npy(aside/'offsets.npy',
-                    np.int64) as add_offsets:
-                end = np.zeros(1, np.int64)
-                add_offsets(end)
-                for flat, lengths in batches():
-                    add_ids(flat); add_offsets(end + lengths.cumsum())
-                    end = end + lengths.sum()
-            sync(aside)
-            shutil.rmtree(folder, ignore_errors=True)                        # damaged, or not there
-            aside.rename(folder)
-            sync(folder.parent)
-        finally: shutil.rmtree(aside, ignore_errors=True)
+        _write_table(folder, aside, batches, dtype)
     return TokenTable.open(folder)
 
 # %% ../../nbs/machinery/tokens.ipynb #c6b53090
@@ -205,24 +214,33 @@ def training_pairs(
     return corpus.pairs(source, 'train', drop=ALL if clean else LEAKS)
 
 # %% ../../nbs/machinery/tokens.ipynb #54f83d68
+def _depends_on(embedder, corpus, recipe):
+    "What token ids depend on beside source, column and length, as part of a file name."
+    rows, wrapping = 'clean' if recipe.clean else 'all', 'bare' if embedder.static else 'wrapped'
+    return f'{corpus.fingerprint}-{rows}-{tokenizer_hash(embedder.tokenizer)}-{wrapping}'
+
+def _refuse_without_pairs(corpus, source):
+    "Raises ValueError for a source without training pairs."
+    if corpus.manifest['rows'].get(source, {}).get('train'): return
+    others = [other for other, rows in corpus.manifest['rows'].items() if rows.get('train')]
+    raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages"
+        + (f", or leave it out with --sources {','.join(others)}" if others else ''))
+
 def source_tables(
     embedder: 'Embedder', # its tokenizer is used
     corpus: Corpus, # its training split is read
     recipe: 'Recipe', # sources and lengths
 ) -> list[tuple[TokenTable, TokenTable]]: # (queries, documents) of each source
     "Token ids of a recipe's sources, cached on disk. Raises ValueError for a source without pairs."
-    tables = []
-    for source in recipe.sources:
-        if not corpus.manifest['rows'].get(source, {}).get('train'):
-            others = [s for s, rows in corpus.manifest['rows'].items() if rows.get('train')]
-            raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages"
-                + (f", or leave it out with --sources {','.join(others)}" if others else ''))
-        key = (f"{corpus.fingerprint}-{'clean' if recipe.clean else 'all'}-{tokenizer_hash(embedder.tokenizer)}-{'bare' if embedder.static else 'wrapped'}")
-        tables.append(tuple(token_table(embedder,
-            lambda: training_pairs(corpus, source, recipe.clean)[column].tolist(), length,
+    key, tables = _depends_on(embedder, corpus, recipe), []
+    def table(source, column, length):
+        texts = lambda: training_pairs(corpus, source, recipe.clean)[column].tolist()
+        return token_table(embedder, texts, length,
             cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
-                            for column, length in (('query', recipe.query_tokens),
-                            ('document', recipe.document_tokens))))
+    for source in recipe.sources:
+        _refuse_without_pairs(corpus, source)
+        tables.append((table(source, 'query', recipe.query_tokens),
+            table(source, 'document', recipe.document_tokens)))
     return tables
 
 # %% ../../nbs/machinery/tokens.ipynb #7ecb6667

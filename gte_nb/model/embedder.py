@@ -6,7 +6,7 @@
 __all__ = ['TOKEN_BUDGET', 'WINDOW', 'length_chunks', 'rectangles', 'joined', 'Embedder', 'minilm_folder']
 
 # %% ../../nbs/book/05_embedder.ipynb #1c3930b6
-import math, reprlib
+from collections.abc import Sized
 from functools import cached_property
 from importlib.resources import files
 from itertools import islice
@@ -18,10 +18,10 @@ import numpy as np
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from ..data.text import LONE_SURROGATE
 from ..documented import documented
 from .encoder import Encoder, StaticEncoder
 from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
+from .reading import TextReader, as_texts, uncut_copy
 from ..utils import progress_bar
 
 # %% ../../nbs/book/05_embedder.ipynb #3c856493
@@ -38,7 +38,6 @@ def length_chunks(
         yield order[start:start+size]
         start += size
 
-# %% ../../nbs/book/05_embedder.ipynb #8408f806
 def rectangles(
     ids: list[np.ndarray], # token ids of each text
     token_budget: int, # most positions of one rectangle
@@ -68,16 +67,7 @@ def joined(
 TOKEN_BUDGET = 2048   # positions of a chunk
 WINDOW = 2048         # texts of a stream that are sorted together
 
-def _iterable(texts):
-    """`texts`; a string becomes a list of itself. Raises ValueError for what would give other things than
-    texts, or none."""
-    if isinstance(texts, str): return [texts]
-    if isinstance(texts, (bytes, dict)) or not hasattr(texts, '__iter__') or getattr(texts, 'ndim', 1) != 1:
-        raise ValueError(f'texts come as {type(texts).__name__}, but strings are needed: one, a list, one '
-                         'column of a table, or anything else that gives one after the other')
-    return texts
-
-class Embedder:
+class Embedder(TextReader):
     """A text embedding model: `encode` texts, `save` and `load` the folder that sentence-transformers and
     transformers load too."""
     def __init__(
@@ -92,44 +82,8 @@ class Embedder:
                              f'the encoder {encoder.config.vocab_size}: they do not belong together')
         self.encoder, self.tokenizer, self.settings = encoder, tokenizer, settings or Settings()
         tokenizer.no_padding()
-        # truncation is a setting of the whole tokenizer: a copy that has none encodes, and each text is cut
-        self._uncut = Tokenizer.from_str(tokenizer.to_str())
-        self._uncut.encode_special_tokens = tokenizer.encode_special_tokens
-        self._uncut.no_truncation()
+        self._uncut = uncut_copy(tokenizer)
         self.max_length = max_length
-
-    @property
-    def max_length(self) -> float: # may be set: later texts are cut there
-        """Tokens that are read of a text, special ones included. Raises ValueError when set to less than
-        a token of text, or to more than the encoder has positions."""
-        return self._max_length
-
-    @max_length.setter
-    def max_length(self, tokens):
-        self._max_length = self._checked(tokens)
-        if self._max_length == math.inf: self.tokenizer.no_truncation()
-        else: self.tokenizer.enable_truncation(self._max_length, direction=self._direction)
-
-    @property
-    def _direction(self): return (self.tokenizer.truncation or {}).get('direction', 'right')
-
-    def _checked(self, max_length):
-        "A maximal length that this model can read, or a ValueError."
-        if self.static and max_length == math.inf: return math.inf
-        # the tokenizer itself cuts nothing at all when special tokens do not fit
-        least = 1 if self.static else 1 + self.tokenizer.num_special_tokens_to_add(False)
-        if not isinstance(max_length, (int, np.integer)) or max_length < least:
-            raise ValueError(f'max_length is {max_length!r}, but a whole number from {least} up is needed')
-        positions = getattr(self.encoder.config, 'max_position_embeddings', max_length)
-        if max_length > positions:
-            raise ValueError(f'max_length {max_length} is more than the {positions} positions of the '
-                             f'encoder: choose at most {positions}')
-        return int(max_length)
-
-    @property
-    def static(self) -> bool: # whether the encoder is a table of token vectors
-        "True for a static encoder."
-        return isinstance(self.encoder, StaticEncoder)
 
     @cached_property
     def _unknown(self): return unknown_id(self.tokenizer)
@@ -144,32 +98,6 @@ class Embedder:
         "Length of a vector."
         return self.settings.width(self.encoder.config.hidden_size)
 
-    def tokenize(
-        self,
-        texts: list[str], # any length
-        max_length: float|None = None, # tokens kept of each; None: the embedder's own
-        first: int = 0, # row of the first text, for messages
-        prompt: str = '', # put before each text
-    ) -> list[np.ndarray]: # ids of each text, int32
-        """Token ids without padding; several threads may ask at once. Raises ValueError naming the row when
-        something is no text, and for a `max_length` that the encoder cannot read."""
-        for row, text in enumerate(texts, first):
-            if not isinstance(text, str):
-                raise ValueError(f'text {row} is {reprlib.repr(text)} ({type(text).__name__}), not a string')
-            if not text.isascii() and LONE_SURROGATE.search(text):
-                raise ValueError(f'text {row} holds half a character (a lone surrogate); repair it with '
-                                 'text.encode("utf-8", "replace").decode()')
-        room = self.max_length if max_length is None else self._checked(max_length)
-        if not self.static: room -= self._uncut.num_special_tokens_to_add(False)
-        if prompt or self.settings.max_chars:
-            texts = [(prompt + text)[:self.settings.max_chars] for text in texts]
-        direction, ids = self._direction, []
-        for encoding in self._uncut.encode_batch_fast(texts, add_special_tokens=False):
-            if len(encoding) > room: encoding.truncate(room, direction=direction)
-            if not self.static: encoding = self._uncut.post_process(encoding) # special tokens
-            ids.append(np.array(encoding.ids, dtype=np.int32))
-        return ids
-
     def embed(
         self,
         ids: list[np.ndarray], # token ids of each text
@@ -180,16 +108,18 @@ class Embedder:
             raise ValueError('the model ends in a Dense module, which is not trained here: train it with '
                              'sentence-transformers; for vectors alone, call embed under torch.no_grad()')
         if not len(ids): return next(self.encoder.parameters()).new_zeros(0, self.hidden_size)
-        rows, vectors = zip(*self._pooled(ids, token_budget))
-        vectors = vectors[0] if self.static else torch.cat(vectors)[
-            torch.from_numpy(np.argsort(np.concatenate(rows))).to(vectors[0].device)]
+        rows, chunks = zip(*self._pooled(ids, token_budget))
+        vectors = chunks[0]
+        if not self.static:
+            order = torch.from_numpy(np.argsort(np.concatenate(rows)))
+            vectors = torch.cat(chunks)[order.to(vectors.device)]
         return vectors[:, :self.hidden_size]
 
     def _pooled(self, ids, token_budget, skip=0):
         "(rows, their vectors, neither normalised nor truncated), chunk by chunk, or all at once if static."
         device, settings = next(self.encoder.parameters()).device, self.settings
         layers = settings.layers.to(device)
-        if self.static:
+        if isinstance(self.encoder, StaticEncoder):
             flat, offsets = (t.to(device) for t in joined(ids, self._left_out))
             vectors = F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
             yield np.arange(len(ids)), layers(vectors)
@@ -216,21 +146,6 @@ class Embedder:
         finally: self.encoder.train(was_training)
         return out
 
-    def _unpooled(self, prompt):
-        "Tokens at the start of a text that are not pooled: those of the prompt, if the settings say so."
-        if not prompt or self.settings.include_prompt or self.static: return 0
-        *ids, last = self.tokenize([prompt])[0].tolist()
-        token = self.tokenizer.get_added_tokens_decoder().get(last)
-        return len(ids) + (token is None or not token.special)
-
-    def _prompt(self, prompt_name, prompt):
-        "The text to put before each text."
-        name, known = prompt_name or self.settings.default_prompt_name, self.settings.prompts
-        if prompt is not None or name is None: return prompt or ''
-        if name not in known:
-            raise ValueError(f"there is no prompt {name!r}; this model has {', '.join(known) or 'none'}")
-        return known[name]
-
     def encode_stream(
         self,
         # any number, a generator without end included; at most `WINDOW` are held at a time
@@ -244,8 +159,8 @@ class Embedder:
         # the weights of its moment
         """Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of
         what is no text."""
-        texts, prompt = _iterable(texts), self._prompt(prompt_name, prompt)
-        total = len(texts) if hasattr(texts, '__len__') else None
+        texts, prompt = as_texts(texts), self._prompt(prompt_name, prompt)
+        total = len(texts) if isinstance(texts, Sized) else None
         if progress is None: progress = total is None or total > (100_000 if self.static else 500)
         every, row = iter(texts), 0
         with progress_bar(total, 'encoding', 'text', show=progress) as bar:
@@ -263,7 +178,7 @@ class Embedder:
     ) -> np.ndarray: # (n, hidden) float32, in the order of `texts`
         """Vectors of texts; those of a model that was trained here have unit length.
         Raises ValueError naming the row when something is no text."""
-        texts = list(_iterable(texts))
+        texts = list(as_texts(texts))
         out, row = np.empty((len(texts), self.hidden_size), dtype=np.float32), 0
         for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt):
             out[row:row+len(vectors)] = vectors
@@ -273,24 +188,18 @@ class Embedder:
     def encode_query(
         self,
         texts: Iterable[str], # what is searched for
-        **how, # arguments of `encode`
+        **arguments, # arguments of `encode`
     ) -> np.ndarray: # (n, hidden) float32
         "Vectors of queries: with the prompt that the model has for them, or none."
-        return self.encode(texts, **self._prompted(how, 'query'))
+        return self.encode(texts, **self._prompted(arguments, 'query'))
 
     def encode_document(
         self,
         texts: Iterable[str], # what is found
-        **how, # arguments of `encode`
+        **arguments, # arguments of `encode`
     ) -> np.ndarray: # (n, hidden) float32
         "Vectors of documents: with the prompt that the model has for them, or none."
-        return self.encode(texts, **self._prompted(how, 'document', 'passage', 'corpus'))
-
-    def _prompted(self, how, *names):
-        "Arguments of `encode`, with the first prompt of these names unless a prompt is given."
-        if how.get('prompt') is not None or how.get('prompt_name') is not None: return how
-        prompts = self.settings.prompts
-        return how | dict(prompt=next((prompts[name] for name in names if name in prompts), ''))
+        return self.encode(texts, **self._prompted(arguments, 'document', 'passage', 'corpus'))
 
     def save(
         self,
@@ -299,25 +208,26 @@ class Embedder:
         """Write a folder that `Embedder.load`, sentence-transformers, transformers' AutoModel (a BERT) and
         model2vec (a static encoder) load. What an earlier model of another kind has left there is removed."""
         encoder, settings = self.encoder, self.settings
-        if self._left_out is not None: # a library that averages a row of zeros gets the same direction
+        if isinstance(encoder, StaticEncoder) and self._left_out is not None:
+            # a library that averages a row of zeros gets the same direction
             with torch.no_grad(): encoder.embedding.weight[self._left_out] = 0
         with written_together(Path(folder)) as aside:
-            encoder.save_pretrained(aside)
+            encoder.save_pretrained(aside) # type: ignore[operator] # patched, as is from_pretrained below
             hidden_size = encoder.config.hidden_size
             write_settings(aside, self.static, hidden_size, self.tokenizer, self.max_length, settings)
 
     @classmethod
     def load(
         cls,
-        folder: str|Path = None, # see `read_folder`; None: the packaged all-MiniLM-L6-v2
+        folder: str|Path|None = None, # see `read_folder`; None: the packaged all-MiniLM-L6-v2
         keep_layers: tuple[int, ...]|None = None, # just these layers of a BERT
         dropout: float|None = None, # inside the layers of a BERT while it trains; None: as its config says
     ) -> 'Embedder':
         """Read an embedding model as its folder says; it computes in float32, whatever the file's precision.
         Raises FileNotFoundError or ValueError if there is none, UnsupportedModel for one of another kind."""
         root, static, tokenizer, max_length, settings = read_folder(folder or minilm_folder())
-        if static: encoder = StaticEncoder.from_pretrained(root)
-        else: encoder = Encoder.from_pretrained(root, keep_layers, dropout)
+        encoder = (StaticEncoder.from_pretrained(root) if static
+            else Encoder.from_pretrained(root, keep_layers, dropout)) # type: ignore[attr-defined]
         return cls(encoder, tokenizer, max_length, settings)
 
 def minilm_folder() -> Path: # a sentence-transformers folder
