@@ -172,8 +172,9 @@ def test_every_format_holds_the_same_rows(tmp_path):
     few.rename(columns=dict(query='anchor', document='positive')).to_json(
         tmp_path/'few_triples.jsonl', orient='records', lines=True)
     datasets.Dataset.from_pandas(few).save_to_disk(tmp_path/'few_saved')
-    datasets.DatasetDict({split: datasets.Dataset.from_pandas(rows.drop(columns='split'), preserve_index=False)
-                          for split, rows in few.groupby('split')}).save_to_disk(tmp_path/'few_splits')
+    splits = {split: datasets.Dataset.from_pandas(rows.drop(columns='split'), preserve_index=False)
+              for split, rows in few.groupby('split')}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path/'few_splits')
     corpora = {file.name: from_files(file, name='few') for file in sorted(tmp_path.glob('few*'))}
     assert len(corpora) == 8
     assert {each.manifest['fingerprints']['few'] for each in corpora.values()} == {fingerprint(few)}
