@@ -5,7 +5,7 @@ os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1', HF_DATASETS_DISABLE_PRO
 import datasets, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from gte_nb.data import cleaning, files as own_files
-from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, flag_rows
+from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, evaluation_texts, flag_rows
 from gte_nb.data.corpus import Corpus, fingerprint
 from gte_nb.data.files import from_files
 from gte_nb.data.registry import load
@@ -444,6 +444,11 @@ def test_flags_refuse():
     assert 'column document: text 1 is nan' in refusal(flag_rows, rows)
     assert "split 'dev' is none of" in refusal(flag_rows, source(('a', 'b', 'x', 'dev')))
     assert 'no column document, name, split' in refusal(flag_rows, pd.DataFrame(dict(query=['a'])))
+
+def test_test_sets_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no parquet file'): evaluation_texts(tmp_path)
+    (tmp_path/'bad.parquet').write_text('no parquet')
+    assert 'bad.parquet cannot be read' in refusal(evaluation_texts, tmp_path)
 
 # Words for counting
 WORDS = {
