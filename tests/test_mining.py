@@ -1,13 +1,15 @@
 "Mining: tiny packages with a dist-info, made here, instead of the installed ones."
-import base64, hashlib, importlib, json, os, subprocess, sys, textwrap
+import base64, hashlib, importlib, json, os, signal, subprocess, sys, textwrap
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from gte_nb.data import mining
+from gte_nb.data.corpus import Corpus
+from gte_nb.data.mining import (KINDS, gte_mine, mine, open_corpus, package_functions, package_list,
+                                split_within)
 from gte_nb.data.text import SPLITS
-from gte_nb.data.mining import KINDS, gte_mine, mine, open_corpus, package_functions, package_list, split_within
 
 LIMIT = 120   # seconds for a script that may wait for ever
 
@@ -41,7 +43,7 @@ def site(tmp_path, monkeypatch):
 SCRIPT = """import multiprocessing, sys
 multiprocessing.set_start_method(sys.argv[1], force=True)
 from gte_nb.data.mining import mine
-try: print(mine('boats', sys.argv[2]).manifest['rows'])
+try: print(mine('boats', sys.argv[2], workers=1).manifest['rows'])
 except ValueError as error: sys.exit(f'error: {error}')
 """
 
@@ -54,12 +56,12 @@ def test_script(site, tmp_path, method, guard):
     (tmp_path/'script.py').write_text(guarded if guard else SCRIPT)
     command = [sys.executable, tmp_path/'script.py', method, tmp_path/'out']
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
-    if guard: assert said.returncode == 0 and "'docstring_code': {'train': 1}" in said.stdout, said.stderr
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    if guard: assert ended.returncode == 0 and "'docstring_code': {'train': 1}" in ended.stdout, ended.stderr
     else:
-        assert said.returncode == 1 and said.stderr.startswith('error: '), said.stderr
-        assert said.stderr.count('\n') == 1, said.stderr
-        assert "if __name__ == '__main__':" in said.stderr and not (tmp_path/'out').exists()
+        assert ended.returncode == 1 and ended.stderr.startswith('error: '), ended.stderr
+        assert ended.stderr.count('\n') == 1, ended.stderr
+        assert "if __name__ == '__main__':" in ended.stderr and not (tmp_path/'out').exists()
 
 BOATS = code(('row_boat', 'Move a boat over the lake with oars.'), ('sail', 'Let wind move a boat over it.'))
 TREES = code(('plant', 'Put a young tree into the soil of a garden.'), ('fell', 'Cut an old tree down.'))
@@ -112,6 +114,30 @@ def test_interrupted(site, monkeypatch, capsys):
     assert not list(Path(os.environ['GTE_NB_CACHE']).rglob('.mining-*'))
     assert corpus.manifest['rows']['docstring_code'] == dict(train=6)
 
+def test_killed(site, tmp_path, monkeypatch):
+    "A miner that is killed in the middle leaves no half corpus; what it has kept is not mined again."
+    for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
+    out = tmp_path/'out'
+    if not (miner := os.fork()):
+        keep, calls = mining._keep, []
+        def killed(*arguments):
+            calls.append(arguments)
+            if len(calls) > len(KINDS): os.killpg(os.getpid(), signal.SIGKILL)     # its processes too
+            keep(*arguments)
+        monkeypatch.setattr(mining, '_keep', killed)
+        os.setsid()
+        try: mine('boats,trees,birds', out)
+        finally: os._exit(1)
+    _, status = os.waitpid(miner, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    assert len(before := kept()) == len(KINDS) and not out.exists()
+    with pytest.raises(ValueError, match='holds no corpus'): Corpus(out)
+    corpus = mine('boats,trees,birds', out)
+    assert before.items() <= kept().items() and len(kept()) == 3*len(KINDS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['.out.lock', 'cache', 'out', 'site']
+    assert not list(tmp_path.rglob('.mining-*'))
+    assert corpus.manifest['rows']['docstring_code'] == dict(train=6)
+
 def test_whole_list(site, tmp_path):
     "Copies are found across packages, kept ones too: held-out texts, and pairs that stand in two packages."
     install(site, 'boats', {'boats.py': BOATS})
@@ -134,7 +160,7 @@ def test_text_packages(site, tmp_path):
     rows = mine(str(table)).pairs('term_definition', drop=0)
     assert rows['split'].tolist() == sorted(rows['module'].map(split_within), key=SPLITS.index)
     assert set(rows['split']) == set(SPLITS)
-    assert all(own['module'].is_monotonic_increasing for _, own in rows.groupby('split'))
+    assert all(part['module'].is_monotonic_increasing for _, part in rows.groupby('split'))
     table.write_text('package,version,split\npyhpo,,test\n')
     rows = mine(str(table)).pairs('term_definition', drop=0)
     assert set(rows['split']) == {'test'} and rows['module'].is_monotonic_increasing and len(rows) == 200
@@ -188,19 +214,22 @@ def test_editable(site, tmp_path, base):
     (source/'boats'/'more.py').write_text(BIRDS)
     assert package_functions('boats')['module'].tolist() == ['boats']*4 + ['boats.more']*2
 
-@pytest.mark.parametrize('content, said', [
+@pytest.mark.parametrize('content, sentence', [
     ('package,version,split\ncafé,1,train\n'.encode('latin-1'), 'is not UTF-8'),
     (b'package,version,split\npandas,3.1.1,dev\n', r"row 1 \(pandas\): split 'dev'"),
     (b'name\npandas\n', 'needs the header'),
     (None, 'does not exist'),
 ])
-def test_package_list(tmp_path, content, said):
+def test_package_list(tmp_path, content, sentence):
     "A list that cannot be one is refused with the file, the row and the value."
     table = tmp_path/'list.csv'
     if content is not None: table.write_bytes(content)
-    with pytest.raises(ValueError, match=said): package_list(str(table))
+    with pytest.raises(ValueError, match=sentence): package_list(str(table))
 
-@pytest.mark.parametrize('packages, place, evaluation, said', [
+def test_typed_package_list():
+    assert package_list('numpy, tqdm')[1] == dict(package='tqdm', version='', split='train')
+
+@pytest.mark.parametrize('packages, place, evaluation, sentence', [
     ('pandsa', 'out', None, 'not installed: pandsa'),
     ('stones', 'out', None, 'no pair found in stones'),
     ('boats', 'out', {}, 'holds no parquet file'),
@@ -209,7 +238,7 @@ def test_package_list(tmp_path, content, said):
     ('boats', '/proc/corpus', None, 'cannot be written'),
     ('boats', 'full', None, 'holds other things'),
 ])
-def test_refused(site, tmp_path, monkeypatch, packages, place, evaluation, said):
+def test_refused(site, tmp_path, monkeypatch, packages, place, evaluation, sentence):
     "What cannot be mined, or not there, gets a sentence; what was there stays, nothing half made is left."
     install(site, 'boats', {'boats.py': BOATS})
     install(site, 'stones', {'stones.py': 'x = 1\n'})
@@ -219,15 +248,15 @@ def test_refused(site, tmp_path, monkeypatch, packages, place, evaluation, said)
         (tmp_path/'sets').mkdir()
         for name, content in evaluation.items(): (tmp_path/'sets'/name).write_bytes(content)
         monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path/'sets'))
-    with pytest.raises(ValueError, match=said): mine(packages, tmp_path/place)
+    with pytest.raises(ValueError, match=sentence): mine(packages, tmp_path/place)
     assert (tmp_path/'full'/'thesis.txt').read_text() == 'years of work' and not (tmp_path/'out').exists()
     assert not list(tmp_path.rglob('.mining-*'))
 
-@pytest.mark.parametrize('paths, said', [
+@pytest.mark.parametrize('paths, sentence', [
     (['folder'], 'holds no corpus'), (['corpus', 'pairs.jsonl'], 'cannot be joined with 1 other'),
     (['no.jsonl'], 'does not exist'),
 ])
-def test_open_corpus(site, tmp_path, monkeypatch, paths, said):
+def test_open_corpus(site, tmp_path, monkeypatch, paths, sentence):
     "A folder is a corpus, files are read; what is neither is refused."
     install(site, 'boats', {'boats.py': BOATS})
     monkeypatch.chdir(tmp_path)
@@ -236,4 +265,4 @@ def test_open_corpus(site, tmp_path, monkeypatch, paths, said):
     Path('pairs.jsonl').write_text('{"query": "a boat", "document": "it floats"}\n')
     assert open_corpus('corpus').manifest['rows']['docstring_code'] == dict(train=2)
     assert open_corpus(['pairs.jsonl']).manifest['rows'] == dict(pairs=dict(train=1))
-    with pytest.raises(ValueError, match=said): open_corpus(paths)
+    with pytest.raises(ValueError, match=sentence): open_corpus(paths)

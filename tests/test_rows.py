@@ -5,7 +5,7 @@ os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1', HF_DATASETS_DISABLE_PRO
 import datasets, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from gte_nb.data import cleaning, files as own_files
-from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, flag_rows
+from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, evaluation_texts, flag_rows
 from gte_nb.data.corpus import Corpus, fingerprint
 from gte_nb.data.files import from_files
 from gte_nb.data.registry import load
@@ -159,6 +159,31 @@ def test_negatives_of_parquet_and_saved_data_sets(tmp_path):
     corpus = from_files(tmp_path/'broken.parquet', name='rows')
     assert first_rows(corpus) == {'invalid UTF-8': 1} and corpus.pairs('rows')['negative'].tolist() == ['n']
 
+def test_every_format_holds_the_same_rows(tmp_path):
+    documents = [f'Page {i} of “the manual”, with its\nsecond line.' for i in range(60)]
+    few = pd.DataFrame(dict(query=[f'Which page is number {i}?' for i in range(60)], document=documents,
+                            negative=documents[1:] + documents[:1], id=range(60),
+                            split=['train']*50 + ['validation']*5 + ['test']*5))
+    few.to_json(tmp_path/'few.jsonl', orient='records', lines=True)
+    few.to_json(tmp_path/'few.json.gz', orient='records', lines=True)
+    few.to_csv(tmp_path/'few.csv', index=False)
+    few.to_csv(tmp_path/'few.tsv', index=False, sep='\t')
+    few.to_parquet(tmp_path/'few.parquet')
+    few.rename(columns=dict(query='anchor', document='positive')).to_json(
+        tmp_path/'few_triples.jsonl', orient='records', lines=True)
+    datasets.Dataset.from_pandas(few).save_to_disk(tmp_path/'few_saved')
+    splits = {split: datasets.Dataset.from_pandas(rows.drop(columns='split'), preserve_index=False)
+              for split, rows in few.groupby('split')}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path/'few_splits')
+    corpora = {file.name: from_files(file, name='few') for file in sorted(tmp_path.glob('few*'))}
+    assert len(corpora) == 8
+    assert {each.manifest['fingerprints']['few'] for each in corpora.values()} == {fingerprint(few)}
+    assert all(each.manifest['rows'] == {'few': {'train': 50, 'validation': 5, 'test': 5}}
+               and not each.manifest['skipped'] for each in corpora.values())
+    assert corpora['few.csv'].pairs('few', 'test')['negative'].tolist() == few['negative'].tolist()[-5:]
+    both = from_files([tmp_path/'few.parquet', written(tmp_path, 'hundred.csv', hundred())], name='both')
+    assert sum(both.manifest['rows']['both'].values()) == 60 + 100
+
 def test_fingerprints_know_every_negative(tmp_path):
     rows = pair(), pair(negative='n'), *(pair(negatives=list(texts)) for texts in ('n', 'nm', 'mn'))
     prints = [read(tmp_path, 'a.jsonl', lines(row))[1].manifest['fingerprints']['rows'] for row in rows]
@@ -235,7 +260,7 @@ REFUSED = {
     'columns of json': ('columns.jsonl', b'{"question": "a", "answer": "b"}\n',
                         'has the columns question, answer'),
     'a column twice': ('a.csv', 'query,document,document\na,b,c\n',
-                       'a.csv has the columns query, document, document; leave one for the query and one for'),
+                       'a.csv has the columns query, document, document; leave one for the query and'),
     'two names for a side': ('a.jsonl', lines(pair(positive='p')),
                              'has the columns query, document, positive; leave one'),
     'cut parquet': ('cut.parquet', PARQUET[:3_000], 'cut.parquet cannot be read'),
@@ -284,7 +309,8 @@ def test_what_is_no_file_of_rows(tmp_path):
     assert 'holds no functions' in refusal(from_files(good).functions)
     assert 'holds no corpus' in refusal(Corpus, tmp_path)
 
-FINE = [dict(query='Grinning: 😀', document='Zähne', id=1), dict(query='Is nan a text?', document='nan', id=2),
+FINE = [dict(query='Grinning: 😀', document='Zähne', id=1),
+        dict(query='Is nan a text?', document='nan', id=2),
         dict(query='In one line?', document='No:\n\ntwo', negative='\t')]
 BAD = {
     'malformed JSON': b'{"query": "Both empty?", "document": ',
@@ -419,6 +445,11 @@ def test_flags_refuse():
     assert "split 'dev' is none of" in refusal(flag_rows, source(('a', 'b', 'x', 'dev')))
     assert 'no column document, name, split' in refusal(flag_rows, pd.DataFrame(dict(query=['a'])))
 
+def test_test_sets_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no parquet file'): evaluation_texts(tmp_path)
+    (tmp_path/'bad.parquet').write_text('no parquet')
+    assert 'bad.parquet cannot be read' in refusal(evaluation_texts, tmp_path)
+
 # Words for counting
 WORDS = {
     'Compile C++17 with g++, not C# or C': ['compile', 'c++', '17', 'with', 'g++', 'not', 'c#', 'or', 'c'],
@@ -453,7 +484,8 @@ def test_words_find_texts_of_any_script(texts):
     assert (scores.argmax(1) == range(3)).all() and (scores.diagonal() > 0).all()
 
 def test_mining_by_words_in_any_script():
-    pairs = pd.DataFrame(dict(query=['读取文件', '写入文件'], document=['逐行读取一个文件', '把表格写入文件']))
+    pairs = pd.DataFrame(dict(query=['读取文件', '写入文件'],
+                              document=['逐行读取一个文件', '把表格写入文件']))
     mined = mine_hard_negatives(BM25(), pairs, within=None, absolute_margin=None)
     assert mined['negative'].tolist() == ['把表格写入文件', '逐行读取一个文件']
 
