@@ -82,7 +82,7 @@ def new_figure(
     def png():
         figure.savefig(out := io.BytesIO(), format='png', dpi=80)
         return out.getvalue()
-    figure._repr_png_ = png
+    figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython asks for it
     return figure
 
 @contextmanager
@@ -103,9 +103,9 @@ def kept(
 ) -> Any: # what JSON gives back
     "Something computed once and kept on disk."
     if file.exists(): return json.loads(file.read_text(encoding='utf-8'))
-    if (found := compute()) is not None:
-        with written_aside(file) as aside: aside.write_text(json.dumps(found), encoding='utf-8')
-    return found
+    if (value := compute()) is not None:
+        with written_aside(file) as aside: aside.write_text(json.dumps(value), encoding='utf-8')
+    return value
 
 def report_unread(
     refused: list[str], # a sentence for each file
@@ -113,7 +113,8 @@ def report_unread(
 ):
     "Print how many files could not be read, with an example; nothing when all could."
     if refused:
-        print(f'{len(refused)} of {files} files could not be read and were left out, for example {refused[0]}')
+        print(f'{len(refused)} of {files} files could not be read and were left out, '
+              f'for example {refused[0]}')
 
 def complain(error: Exception):
     "Print an error's sentence and leave with status 1: what a command does with bad input."

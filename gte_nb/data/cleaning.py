@@ -40,11 +40,11 @@ _WORD = _LETTER | _DIGIT
 def _alphabet():
     "For each code point: a random number, 0 where it is in no word; and its classes as bits."
     every = ''.join(map(chr, range(0x110000)))
-    kinds, of = np.zeros(len(every), np.uint8), character_classes()
-    marks = of['marks'] + of['unspaced_marks']
+    kinds, classes = np.zeros(len(every), np.uint8), character_classes()
+    marks = classes['marks'] + classes['unspaced_marks']
     patterns = {_LETTER: rf'(?:[^\W\d_]|[{marks}])+', _DIGIT: r'[\d_]+', _VISIBLE: r'\S+',
-                _MARK: rf'[{marks}]+', _SIGN: rf'[{SIGNS}!{of["signs"]}-]+',
-                _UNSPACED: rf'[{of["unspaced"]}{of["unspaced_marks"]}]+'}
+                _MARK: rf'[{marks}]+', _SIGN: rf'[{SIGNS}!{classes["signs"]}-]+',
+                _UNSPACED: rf'[{classes["unspaced"]}{classes["unspaced_marks"]}]+'}
     for bit, pattern in patterns.items():
         for match in re.finditer(pattern, every): kinds[match.start():match.end()] |= bit
     kinds[[i for i, char in enumerate(every) if char.isupper()]] |= _UPPER
@@ -59,10 +59,10 @@ def _powers(n):
     return [np.cumprod(np.r_[np.uint64(1), np.full(n - 1, base, np.uint64)])
         for base in (_BASE, pow(_BASE, -1, 2**64))]
 
-def _mix(x):
+def _mix(numbers):
     "Spread every bit over all bits."
-    x = (x ^ (x >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    return x ^ (x >> np.uint64(32))
+    numbers = (numbers ^ (numbers >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    return numbers ^ (numbers >> np.uint64(32))
 
 def _segment_hash(numbers, first, last):
     "The hash of each numbers[first:last], from prefix sums."
@@ -146,7 +146,7 @@ def _word_edges(kinds):
     return edges[::2], edges[1::2]
 
 def _read(texts):
-    "Cut texts into the words of `corpus.normalise`."
+    "Cut texts into the words of `normalise`."
     folded = [text.lower() if text.isascii() else fold(text) for text in texts]  # 'ß' is 'ss': longer
     codes, ends = _codes('\n'.join(folded) + '\n'), np.cumsum(_lengths(folded) + 1)
     offsets, (numbers, kinds) = ends - np.diff(ends, prepend=0), (table.take(codes) for table in _alphabet())
@@ -187,9 +187,9 @@ def jaccard(
         n = len(texts[part])
         # what both have stands there twice
         both = np.sort(np.r_[_bigram_sets(texts[part]), _bigram_sets(others[part])])
-        count = lambda keys: np.bincount((keys >> np.uint64(44)).astype(np.int64), minlength=n)
-        shared = count(both[1:][both[1:] == both[:-1]])
-        result[part] = shared / (count(both) - shared)
+        owner = (both >> np.uint64(44)).astype(np.int64)
+        shared = np.bincount(owner[1:][both[1:] == both[:-1]], minlength=n)
+        result[part] = shared / (np.bincount(owner, minlength=n) - shared)
     return result
 
 # %% ../../nbs/machinery/cleaning.ipynb #daeed4a0
@@ -319,7 +319,8 @@ class CopyIndex:
 _NO_TEXT = re.compile(r'(^|_)(ids?|labels?|genre|split|lang|language)(_|$)')
 _IS_FUNCTION = re.compile(r'\s*(@|(async\s+)?def\s)')
 _DOCSTRING = re.compile(
-    r"""(?P<head>\s*(?:@[^\n]*\n\s*)*(?:async\s+)?def\b.*?:\s*)[rRuUbB]*(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote)[^\n]*\n?""", re.S)
+    r'(?P<head>\s*(?:@[^\n]*\n\s*)*(?:async\s+)?def\b.*?:\s*)'
+    r"""[rRuUbB]*(?P<quote>\"\"\"|''')(?P<doc>.*?)(?P=quote)[^\n]*\n?""", re.S)
 
 def _function_views(text):
     "The first paragraph of a function's docstring and the function without it; nothing when there is none."
@@ -346,11 +347,11 @@ def evaluation_texts(
 
     Raises `FileNotFoundError` when the folder has no parquet file, `ValueError` for a file that is none."""
     import pyarrow as pa, pyarrow.parquet as pq
-    found, texts = sorted(Path(folder).glob('*.parquet')), {}
-    if not found:
+    files, texts = sorted(Path(folder).glob('*.parquet')), {}
+    if not files:
         raise FileNotFoundError(f'{folder} holds no parquet file; GTE_NB_EVAL_DATA should name the folder '
                                 'of the test sets')
-    for file in found:
+    for file in files:
         try: table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as e:
             raise ValueError(f'{file} cannot be read as parquet ({e}); fetch it again') from None
@@ -413,8 +414,11 @@ def _names_itself(name, query):
     return re.search(rf'(?<!\w){re.escape(name)}' + (r'(?!\w)' if several else r'\('), query) is not None
 
 # %% ../../nbs/machinery/cleaning.ipynb #b087106c
-_FUNCTION_WORDS = '''the a of to and in is are be were been for with at by from as into using about after before between through without under during than then while until since because if
-or not but only also any each every some this that these those it its their there which who what when where how you your our my she they them can could will would should may must does did have had'''.replace(' as ', ' ').split()
+_FUNCTION_WORDS = '''
+    the a of to and in is are be were been for with at by from into using about after before between
+    through without under during than then while until since because if or not but only also any each
+    every some this that these those it its their there which who what when where how you your our my she
+    they them can could will would should may must does did have had'''.split()
 
 @cache
 def _function_words():

@@ -28,8 +28,8 @@ _NUMBERED = re.compile(r'negative_([0-9]+)')   # as mine_hard_negatives and sent
 _SUFFIXES = ('.jsonl', '.json', '.csv', '.tsv', '.parquet')
 
 @dataclass
-class _Found:
-    "What is found in files beside their rows."
+class _Remarks:
+    "What is to be said about files beside their rows."
     columns: dict # their names, in the order in which they come
     notes: list # sentences
 
@@ -59,7 +59,7 @@ def _check_columns(columns, path):
         raise ValueError(f"{path} has the columns {', '.join(sides)}; leave one for the query and one for "
                          'the document')
 
-def _json_rows(path, found):
+def _json_rows(path, remarks):
     # columns so far; did any row have both sides?
     seen, complete = {}, False
     with _open(path) as f:
@@ -76,7 +76,7 @@ def _json_rows(path, found):
             if not isinstance(record, dict): yield number, 'malformed JSON', line[:100]; continue
             if not record.keys() <= seen.keys():
                 seen |= dict.fromkeys(record)
-                found.columns |= seen
+                remarks.columns |= seen
             if not complete:
                 complete = {'query', 'document'} <= record.keys() or {'anchor', 'positive'} <= record.keys()
                 if complete or number >= 1_000: _check_columns(record if complete else seen, path)
@@ -95,8 +95,8 @@ def _row_like(line, delimiter, header):
 def _csv_values(path, file, delimiter, quoting):
     "(values, lines) of each row, the header first. Refuses marks that no writer of CSV leaves behind."
     lines = []                                                              # that the row consists of
-    how = dict(quoting=csv.QUOTE_NONE) if quoting == 'none' else dict(strict=True)
-    rows = csv.reader((lines.append(line) or line for line in file), delimiter=delimiter, **how)
+    dialect = dict(quoting=csv.QUOTE_NONE) if quoting == 'none' else dict(strict=True)
+    rows = csv.reader((lines.append(line) or line for line in file), delimiter=delimiter, **dialect)
     for number in count():
         try: yield next(rows), lines
         except StopIteration: return
@@ -111,7 +111,7 @@ def _csv_values(path, file, delimiter, quoting):
             raise
         lines.clear()
 
-def _csv_rows(path, found, delimiter, quoting):
+def _csv_rows(path, remarks, delimiter, quoting):
     limit = csv.field_size_limit(64 << 20)                # a mark may take in the rest of the file
     try:
         with _open(path) as raw, io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape',
@@ -119,7 +119,7 @@ def _csv_rows(path, found, delimiter, quoting):
             rows = _csv_values(path, f, delimiter, quoting)
             header, _ = next(rows, ([], []))
             _check_columns(header, path)
-            found.columns |= dict.fromkeys(header)
+            remarks.columns |= dict.fromkeys(header)
             several, similar, first = 0, 0, None          # rows of several lines; those of lines like rows
             for number, (values, lines) in enumerate(rows, 1):
                 if len(lines) > 1:
@@ -132,10 +132,10 @@ def _csv_rows(path, found, delimiter, quoting):
                 if len(values) != len(header): yield number, 'wrong number of fields', values; continue
                 invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))
                 yield number, 'invalid UTF-8' if invalid else None, dict(zip(header, values))
-            if similar: _judge(path, several, similar, *first, found.notes)
+            if similar: _judge_swallowed(path, several, similar, *first, remarks.notes)
     finally: csv.field_size_limit(limit)
 
-def _judge(path, several, similar, row, lines, notes):
+def _judge_swallowed(path, several, similar, row, lines, notes):
     """Refuse or note rows whose lines look like rows.
 
     A mark that is opened by mistake, and closed by chance many rows later, leaves such a row; so does a text
@@ -172,29 +172,29 @@ def _arrow_rows(batches, split=None):
             number += 1
             yield number, None, dict(zip(batch.schema.names, values), **(dict(split=split) if split else {}))
 
-def _parquet_rows(path, found):
+def _parquet_rows(path, remarks):
     import pyarrow.parquet as pq
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         _check_columns(names, path)
-        found.columns |= dict.fromkeys(names)
+        remarks.columns |= dict.fromkeys(names)
         yield from _arrow_rows(file.iter_batches(1_000, columns=list(filter(_is_used, names))))
 
-def _saved_rows(path, found):
+def _saved_rows(path, remarks):
     import datasets
     saved = datasets.load_from_disk(str(path))
     for split, rows in saved.items() if isinstance(saved, datasets.DatasetDict) else [(None, saved)]:
         _check_columns(rows.column_names, path)
-        found.columns |= dict.fromkeys(rows.column_names)
+        remarks.columns |= dict.fromkeys(rows.column_names)
         rows = rows.select_columns(list(filter(_is_used, rows.column_names))).with_format('arrow')
         yield from _arrow_rows((batch.combine_chunks() for batch in rows.iter(1_000)), split)
 
-def _rows_of(path, found, quoting):
+def _rows_of(path, remarks, quoting):
     "(row number, what is wrong or None, columns) of a file or a saved data set."
     suffix = Path(path.name.removesuffix('.gz')).suffix
-    if path.is_dir(): return _saved_rows(path, found)
-    if suffix in ('.csv', '.tsv'): return _csv_rows(path, found, ',' if suffix == '.csv' else '\t', quoting)
-    return _parquet_rows(path, found) if suffix == '.parquet' else _json_rows(path, found)
+    if path.is_dir(): return _saved_rows(path, remarks)
+    if suffix in ('.csv', '.tsv'): return _csv_rows(path, remarks, ',' if suffix == '.csv' else '\t', quoting)
+    return _parquet_rows(path, remarks) if suffix == '.parquet' else _json_rows(path, remarks)
 
 def _content_hash(path):
     "A hash of a file, or of all files of a saved data set; refuses what cannot be a source of rows."
@@ -228,14 +228,14 @@ def _negative_columns(columns):
 
 def _negatives(record, columns):
     "Whatever a row has for negatives, in one list."
-    found = []
+    negatives = []
     for column in columns:
         value = record.get(column)
         if column == 'negatives' and isinstance(value, str) and value.strip():
             try: value = json.loads(value)                                  # a list in a text file
             except ValueError: value = False                                # no text, and so a fault
-        found += value if isinstance(value, list) else [value]
-    return found
+        negatives += value if isinstance(value, list) else [value]
+    return negatives
 
 def _grade_fault(record, where):
     "Why a pair's own label excludes it; ValueError for a label or score that does not say whether it is one."
@@ -315,15 +315,15 @@ def _parts(record, columns):
     split, name, module = (value if _given(value) else None for value in map(record.get, _ABOUT))
     return query, document, _negatives(record, columns), split or 'train', name, module
 
-def _read_file(path, quoting, found, writer, skipped, ids, bar):
+def _read_file(path, quoting, remarks, writer, skipped, ids, bar):
     "Write the rows of a file, and count those that cannot be trained on."
     import pyarrow as pa
     number = width = 0
     try:
-        for number, fault, record in _rows_of(path, found, quoting):
-            if len(found.columns) != width:
-                width, columns = len(found.columns), _negative_columns(found.columns)
-                graded = 'label' in found.columns or 'score' in found.columns
+        for number, fault, record in _rows_of(path, remarks, quoting):
+            if len(remarks.columns) != width:
+                width, columns = len(remarks.columns), _negative_columns(remarks.columns)
+                graded = 'label' in remarks.columns or 'score' in remarks.columns
             if fault is None:
                 query, document, negatives, split, name, module = _parts(record, columns)
                 fault = _fault(query, document, negatives, split)
@@ -348,16 +348,17 @@ def _read_file(path, quoting, found, writer, skipped, ids, bar):
 
 def _read_files(paths, file, quoting):
     "Write the rows of all files; return the rows of each split, the fingerprint, what was skipped, notes."
-    writer, skipped, ids, found = _Writer(file), {}, set(), _Found({}, [])
+    writer, skipped, ids, remarks = _Writer(file), {}, set(), _Remarks({}, [])
     size = sum(f.stat().st_size for path in paths for f in (path.rglob('*') if path.is_dir() else [path]))
     with progress_bar(None, 'reading', 'row', show=size > 100_000_000) as bar:
-        for path in paths: _read_file(path, quoting, found, writer, skipped, ids, bar)
+        for path in paths: _read_file(path, quoting, remarks, writer, skipped, ids, bar)
     writer.close()
-    unused = [str(column) for column in found.columns if column == 'score' or not _is_used(column)]
-    if unused: found.notes.append(f"columns not used: {', '.join(unused)}")
+    unused = [str(column) for column in remarks.columns if column == 'score' or not _is_used(column)]
+    if unused: remarks.notes.append(f"columns not used: {', '.join(unused)}")
     if several := writer.with_several:
-        found.notes.append(f'rows with several negatives: {several:,}; all are kept, training uses the first')
-    return writer.rows, _fingerprint(writer.total), skipped, found.notes
+        remarks.notes.append(f'rows with several negatives: {several:,}; all are kept, '
+                             'training uses the first')
+    return writer.rows, _fingerprint(writer.total), skipped, remarks.notes
 
 def from_files(
     paths: str|Path|list, # .jsonl, .json (an object a line), .csv or .tsv, also .gz; .parquet; a data set
@@ -383,7 +384,7 @@ def from_files(
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent/f'.{folder.name}.lock'); lock.acquire()
+        lock = FileLock(folder.parent/f'.{folder.name}.lock').acquire()
     except OSError as e:
         raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set '
                          'GTE_NB_CACHE') from None

@@ -16,8 +16,8 @@ from importlib import metadata
 from multiprocessing import current_process, get_start_method
 from pathlib import Path
 from time import perf_counter
-from zlib import crc32
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from fastcore.script import call_parse
 from filelock import FileLock, Timeout
@@ -46,7 +46,8 @@ def package_list(
     if packages is None: packages = str(data_folder()/'corpus-packages.csv')
     if packages == 'installed':
         # None: what is left of a broken one
-        named = {found.metadata.get('Name') for found in metadata.distributions()} - {None}
+        named = {about.metadata.get('Name')  # type: ignore[attr-defined]  # a Message
+                 for about in metadata.distributions()} - {None}
         return [dict(package=name, version='', split='train') for name in ['python', *sorted(named)]]
     if not packages.endswith('.csv'):
         return [dict(package=p.strip(), version='', split='train') for p in packages.split(',') if p.strip()]
@@ -74,7 +75,7 @@ def split_within(
     return SPLITS[min(crc32(module.encode('utf-8', 'surrogatepass')) % 20, 2)]
 
 # %% ../../nbs/machinery/mining.ipynb #9bdd8bbd
-MINER = 4   # raise it when the rules of `cleaning` to 01d change: what older rules made is then mined again
+MINER = 4   # raise it when the rules of mining or cleaning change: what older rules made is mined again
 KINDS = ('code', 'test', 'text')   # of files, in the order in which their rows stand in a source
 _COLUMNS = ('query', 'document', 'module', 'name')
 _FUNCTION_COLUMNS = ('module', 'name', 'kind', 'signature', 'summary', 'see_also')
@@ -123,14 +124,14 @@ def _mine_chunk(folder, number, package, kind, jobs):
     gc.disable()
     for path, module in jobs:
         try:
-            if path is None: found, functions = {'readme_section': readme_rows(package)}, []
-            elif kind == 'text': found, functions = text_rows(package, path), []
-            else: found, functions = code_rows(path, module, kind == 'test')
+            if path is None: by_source, functions = {'readme_section': readme_rows(package)}, []
+            elif kind == 'text': by_source, functions = text_rows(package, path), []
+            else: by_source, functions = code_rows(path, module, kind == 'test')
         except (SyntaxError, ValueError, RecursionError, OSError) as e:
             file = module.replace('.', '/') + '.py' if module else path.name
             refused.append(f'{file} of {package}: {type(e).__name__}: {e}')
             continue
-        for source, those in found.items(): rows[source] += those
+        for source, those in by_source.items(): rows[source] += those
         rows['functions'] += [[function[name] for name in _FUNCTION_COLUMNS] for function in functions]
     gc.enable()
     for source, those in rows.items():
@@ -139,10 +140,10 @@ def _mine_chunk(folder, number, package, kind, jobs):
 
 # %% ../../nbs/machinery/mining.ipynb #4d8e1f60
 @contextmanager
-def _processes(workers, **how):
+def _processes(workers, **settings):
     "A pool of processes. Raises ValueError when one of them ends before its work is done."
     try:
-        with ProcessPoolExecutor(workers, **how) as pool:
+        with ProcessPoolExecutor(workers, **settings) as pool:
             try: yield pool
             except BaseException:
                 pool.shutdown(cancel_futures=True); raise    # after Ctrl-C nothing more begins
@@ -198,7 +199,7 @@ def keep_packages(
     packages: list[str], # as pip calls them; all are installed
     kinds: tuple[str, ...] = KINDS, # of files
     workers: int = 2, # processes
-) -> dict[tuple[str, str], Path]: # (package, kind) → folder: a parquet file per source and chunk, about.json
+) -> dict[tuple[str, str], Path]: # (package, kind) → folder: about.json, a parquet file per source and chunk
     "Mine what is not kept yet. Raises ValueError when nothing can be written, or a process ends too early."
     folders = {package: _kept_folders(package, kinds) for package in packages}
     wanted = {(package, kind): folders[package][kind] for package in folders for kind in kinds}
@@ -225,8 +226,8 @@ def _read_parts(source, parts, columns=None):
     for name, values in zip(('package', 'split'), zip(*parts)):
         rows[name] = pd.Series(np.repeat(np.array(values, object), sizes), dtype='str')
     if source in TEXT_SOURCES:
-        own = {module: split_within(module) for module in rows['module'].unique()}
-        rows['split'] = rows['split'].mask(rows['split'] == 'train', rows['module'].map(own))
+        divided = {module: split_within(module) for module in rows['module'].unique()}
+        rows['split'] = rows['split'].mask(rows['split'] == 'train', rows['module'].map(divided))
     return rows.iloc[np.argsort(rows['split'].map(SPLITS.index), kind='stable')].reset_index(drop=True)
 
 def _held_out_texts(parts):
@@ -236,10 +237,10 @@ def _held_out_texts(parts):
         some = [part for part in parts[source] if part[1] != 'train' or source in TEXT_SOURCES]
         if not some: continue
         rows = _read_parts(source, some, ['query', 'document', 'module'])
-        for split, own in texts.items():
+        for split, seen in texts.items():
             those = rows[rows['split'] == split]
-            for column in ('query', 'document'): own.update(dict.fromkeys(those[column]))
-    return list(dict.fromkeys(text for own in texts.values() for text in own))
+            for column in ('query', 'document'): seen.update(dict.fromkeys(those[column]))
+    return list(dict.fromkeys(text for seen in texts.values() for text in seen))
 
 def _prepare(held_out, public):
     "In each process: the indices of the held-out and of the evaluation texts."
@@ -256,9 +257,10 @@ def _finish_source(folder, source, parts):
     pairs = pairs.drop_duplicates(['query', 'document'], ignore_index=True)
     about = TEXT_SOURCES.get(source)
     code, links = ('docstring_code', 'comment_code', 'test_body'), ('see_also', 'term_synonym')
-    how = dict(code=source in code, links=source in links)
-    if about: how |= dict(min_query_words=about.min_query_words, min_document_words=about.min_document_words)
-    pairs['flags'] = flag_rows(pairs, _held_out, _evaluation, **how)
+    options = dict(code=source in code, links=source in links)
+    if about:
+        options |= dict(min_query_words=about.min_query_words, min_document_words=about.min_document_words)
+    pairs['flags'] = flag_rows(pairs, _held_out, _evaluation, **options)
     pairs.to_parquet(folder/f'{source}.parquet', index=False, compression='zstd')
     train = pairs.loc[pairs.split == 'train', 'flags']
     removed = {'mined': mined, 'copies of a pair': mined - len(pairs), 'train': len(train)}
@@ -296,8 +298,8 @@ def _say_differences(wanted, missing, evaluation):
     other = [f"{row['package']} {row['installed']} (list: {row['version']})" for row in wanted
              if row['version'] and not f"{row['installed']}.".startswith(row['version'] + '.')]
     if other:
-        other = ', '.join(other)
-        print(f"Other versions than the list's, so other fingerprints than the recorded ones: {other}")
+        print("Other versions than the list's, so other fingerprints than the recorded ones: "
+              f"{', '.join(other)}")
     if not evaluation:
         print('GTE_NB_EVAL_DATA names no folder: training rows are not compared with public test sets')
 

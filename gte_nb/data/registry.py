@@ -56,8 +56,8 @@ def _renamed(columns, source, where):
     return names
 
 def _load_local(datasets, source, folder, streaming):
-    files = sorted(f for f in folder.glob('*') if f.name.endswith(('.parquet', '.jsonl', '.json', '.jsonl.gz',
-        '.json.gz')))
+    suffixes = '.parquet', '.jsonl', '.json', '.jsonl.gz', '.json.gz'
+    files = sorted(f for f in folder.glob('*') if f.name.endswith(suffixes))
     if not files: raise ValueError(f'{folder} holds no .parquet, .jsonl or .jsonl.gz files for {source.name}')
     kinds = {'parquet' if f.suffix == '.parquet' else 'json' for f in files}
     if len(kinds) > 1:
@@ -66,8 +66,9 @@ def _load_local(datasets, source, folder, streaming):
     if any(n != names[0] for n in names):
         raise ValueError(f'the files of {folder} do not agree about their columns; {files[0].name} has '
                          f'{" and ".join(names[0])}')
-    return datasets.load_dataset(kinds.pop(), data_files=[str(f) for f in files], split='train',
-        streaming=streaming), names[0]
+    rows = datasets.load_dataset(kinds.pop(), data_files=[str(f) for f in files], split='train',
+                                 streaming=streaming)
+    return rows, names[0]
 
 def _load_hub(datasets, source, streaming):
     local = 'put parquet or JSON-lines files of it into a folder and name that folder as well'
@@ -86,8 +87,9 @@ def _load_hub(datasets, source, streaming):
             streaming=streaming)
         columns = rows.column_names or list(next(iter(rows)))
     except Exception as e:
+        why = str(e).splitlines()[0] if str(e) else 'no answer'
         raise ValueError(f"{source.name}: {source.hub_id}{doubt} cannot be had from the hub "
-                         f"({type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no answer'}); {local}") from None
+                         f"({type(e).__name__}: {why}); {local}") from None
     if doubt: print(f'{source.name}: {source.hub_id}{doubt}: look at a few rows before you train on them')
     return rows, _renamed(columns, source, source.hub_id + doubt)
 
@@ -113,8 +115,8 @@ def load(
     if folder is None and hub_data and (Path(hub_data)/name).is_dir(): folder = Path(hub_data)/name
     if folder and not Path(folder).is_dir():
         raise ValueError(f'{folder} is no folder; load({name!r}) reads all files of one')
-    rows, names = _load_local(datasets, source, Path(folder), streaming) if folder else _load_hub(datasets,
-        source, streaming)
+    if folder: rows, names = _load_local(datasets, source, Path(folder), streaming)
+    else: rows, names = _load_hub(datasets, source, streaming)
     return rows.select_columns(list(names)).rename_columns(
         {old: new for old, new in names.items() if old != new})
 
