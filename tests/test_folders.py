@@ -35,8 +35,8 @@ WORDS = ("the of a cat sat on mat read file csv write open close data frame quer
 LETTERS = [chr(code) for code in range(97, 123)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB = list(dict.fromkeys([*SPECIAL, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]))
-TEXTS = ["", "cat", "the cat sat on the mat", "Read THE Big File", "日本 unknown ☃ words", "café résumé naïve",
-         "a [SEP] b [UNK] [PAD]", "reading files " * 40, "Data" * 30]
+TEXTS = ["", "cat", "the cat sat on the mat", "Read THE Big File", "日本 unknown ☃ words",
+         "café résumé naïve", "a [SEP] b [UNK] [PAD]", "reading files " * 40, "Data" * 30]
 HARD = [*TEXTS, "[CLS] [MASK]", "a\u0301e\u0300", "İstanbul ǅ ß", "x" * 101, "tab\tnew\nline\u00a0\u200b",
         "\x00\ufffd", "##s ##ing", "C++ a==b a!=b", "ｆｕｌｌ width", "👩‍👩‍👧", "readCsv read_csv", "don't",
         "…“quotes”…"]
