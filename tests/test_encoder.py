@@ -10,7 +10,8 @@ import torch.nn.functional as F
 import transformers
 from safetensors.torch import save_file
 
-from gte_nb.model.encoder import ACTIVATIONS, Encoder, EncoderConfig, StaticEncoder, UnsupportedModel, mean_pool
+from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder, mean_pool
+from gte_nb.model.weights import ACTIVATIONS, UnsupportedModel
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -63,7 +64,7 @@ def test_same_as_transformers(tmp_path, case):
     torch.manual_seed(case)
     heads = draw.randint(1, 5)
     shape = dict(vocab_size=draw.randint(50, 200),
-        hidden_size=heads * draw.choice([1, 3, 5, 7, 11, 13, 16, 33]),
+                 hidden_size=heads * draw.choice([1, 3, 5, 7, 11, 13, 16, 33]),
                  num_hidden_layers=draw.randint(1, 4), num_attention_heads=heads,
                  intermediate_size=draw.randint(1, 150),
                  hidden_act=list(ACTIVATIONS)[case % len(ACTIVATIONS)],
