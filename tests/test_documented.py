@@ -125,8 +125,8 @@ def test_no_source():
 
 def test_as_a_script():
     "`python -m` calls a module __main__, and finds its source all the same."
-    process = subprocess.run([sys.executable, '-m', 'gte_nb.experiments.runner', '--help'], capture_output=True,
-        text=True)
+    command = [sys.executable, '-m', 'gte_nb.experiments.runner', '--help']
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0 and 'usage' in process.stdout, process.stderr
 
 def members(module):
