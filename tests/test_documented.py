@@ -7,11 +7,13 @@ import gte_nb
 from gte_nb.documented import documented
 
 EVERY = [module.name for module in pkgutil.walk_packages(gte_nb.__path__, 'gte_nb.') if not module.ispkg]
-SHORT = {'gte_nb._modidx', 'gte_nb.encoder', 'gte_nb.embedder', 'gte_nb.sampler'}   # other paths to what is elsewhere
+# other paths to what is elsewhere
+SHORT = {'gte_nb._modidx', 'gte_nb.encoder', 'gte_nb.embedder', 'gte_nb.sampler'}
 MODULES = [name.removeprefix('gte_nb.') for name in EVERY if name not in SHORT and '.studies.' not in name]
-UNDESCRIBED = {'utils.complain', 'data.text.fold', 'data.text.Row', 'data.text.squeeze', 'data.text.normalise',
-               'data.corpus.fingerprint', 'data.tokens.tokenizer_hash', 'model.folders.Normalize',
-               'training.gauges.mrr', 'model.bm25.code_words'}                      # what lacks a comment
+UNDESCRIBED = { # what lacks a comment
+    'utils.complain', 'data.text.fold', 'data.text.Row', 'data.text.squeeze', 'data.text.normalise',
+    'data.corpus.fingerprint', 'data.tokens.tokenizer_hash', 'model.folders.Normalize',
+    'training.gauges.mrr', 'model.bm25.code_words'}
 
 @pytest.fixture
 def read(tmp_path, monkeypatch):
@@ -70,6 +72,10 @@ A = '\n    a: int, # one\n'
     (f'def f({A}):\n    """Do.\n\nArgs:\n    a: said already"""\n', 'Do.\n\nArgs:\n    a: said already'),
     ('class f:\n    "Do."\n    def __init__(self,\n        a: int, # one\n    ): pass\n', ARGS),
     (DATACLASSES, ARGS + B),
+    ('def f(\n    # one,\n    # at length\n    a: int,\n    # two\n    b: str = "x",\n) -> bool: # three,\n'
+     '    # at length\n    "Do."\n', 'Do.\n\nArgs:\n    a (int): one, at length' + B
+     + '\n\nReturns:\n    bool: three, at length'),
+    ('from dataclasses import dataclass\n@dataclass\nclass f:\n    "Do."\n    # one\n    a: int\n', ARGS),
     ('from typing import NamedTuple\nclass f(NamedTuple):\n    "Do."\n    a: int # one\n', ARGS),
 ])
 def test_section(read, source, doc):
@@ -119,9 +125,9 @@ def test_no_source():
 
 def test_as_a_script():
     "`python -m` calls a module __main__, and finds its source all the same."
-    told = subprocess.run([sys.executable, '-m', 'gte_nb.experiments.runner', '--help'], capture_output=True,
-        text=True)
-    assert told.returncode == 0 and 'usage' in told.stdout, told.stderr
+    command = [sys.executable, '-m', 'gte_nb.experiments.runner', '--help']
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0 and 'usage' in process.stdout, process.stderr
 
 def members(module):
     "(name, thing) of all public functions, classes and methods of a module."
