@@ -16,13 +16,14 @@ _END = re.compile(r'\) *(?:-> *(.+?))? *: *(?:# *(.*))?$')
 
 def _parameters(lines, annotations=None):
     "The section that describes parameters or fields, a line for each."
-    items, above = [], []                                                # what stands above a parameter is about it
+    # comments above a parameter are about it
+    items, above = [], []
     for line in lines:
         if comment := _COMMENT.match(line): above.append(comment[1]); continue
-        said, above, match = above, [], _PARAMETER.match(line)
+        comments, above, match = above, [], _PARAMETER.match(line)
         if not match or match[1] in ('self', 'cls'): continue
         name, kind, default, comment = match.groups()
-        comment = ' '.join(filter(None, [*said, comment]))
+        comment = ' '.join(filter(None, [*comments, comment]))
         param = (annotations or {}).get(name)
         if hasattr(param, 'help'):                                       # fastcore's Param: what --help says
             kind, comment = getattr(param.type, '__name__', ''), param.help
@@ -68,8 +69,8 @@ def documented(
 ):
     "Append to a module's public docstrings what comments beside parameters say. Without a source, nothing."
     spec = names.get('__spec__')    # its name stays the module's where `python -m` calls it __main__
-    source = spec.loader.get_source(spec.name) if hasattr(getattr(spec, 'loader', None),
-        'get_source') else None
+    get_source = getattr(getattr(spec, 'loader', None), 'get_source', None)
+    source = get_source(spec.name) if spec and get_source else None
     if not source: return
     lines = source.split('\n')
     places = {match[1]: i for i, line in enumerate(lines) if (match := re.match(r'class (\w+)', line))}

@@ -35,11 +35,11 @@ def code_words(text: str) -> list[str]: # lower-case words and numbers
     Scripts without blanks give pairs of neighbouring characters."""
     if text.isascii(): return _ASCII[1].findall(_ASCII[0].sub(' ', text).lower())
     camel, words, character = _beyond_ascii()
-    found = []
+    words_in_order: list[str] = []
     for word in words.findall(fold(camel.sub(' ', unicodedata.normalize('NFKC', text)))):
         parts = character.findall(word) if character.match(word) else [word]
-        found += map(''.join, zip(parts, parts[1:])) if len(parts) > 1 else parts
-    return found
+        words_in_order += map(''.join, zip(parts, parts[1:])) if len(parts) > 1 else parts
+    return words_in_order
 
 class BM25:
     "Okapi BM25 over `code_words` (Robertson et al. 1994), scored by bm25s."

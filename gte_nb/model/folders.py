@@ -13,7 +13,7 @@ import json, math, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import torch
 import numpy as np
@@ -23,7 +23,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 
 from ..documented import documented
-from .encoder import UnsupportedModel, check_floats, mean_pool, read_weights, write_weights
+from .encoder import mean_pool
+from .weights import UnsupportedModel, check_floats, read_weights, write_weights
 
 # %% ../../nbs/machinery/folders.ipynb #fa030007
 POOLINGS = dict( # name since sentence-transformers 6 → the flag before; concatenated in this order
@@ -151,7 +152,7 @@ def read_modules(
     if not file.is_file():
         if tensor_names(folder) & {'embeddings', 'embedding.weight'}: return [('StaticEmbedding', folder)]
         return [('Transformer', folder), ('Pooling', folder/'no settings: the mean')]
-    try: listed = [(said['type'], folder/said['path']) for said in json.loads(file.read_bytes())]
+    try: listed = [(entry['type'], folder/entry['path']) for entry in json.loads(file.read_bytes())]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f'{file} is damaged ({error!r}): it needs a list of types and paths') from None
     modules = [(name.rsplit('.', 1)[-1], path) for name, path in listed]
@@ -167,10 +168,11 @@ def read_modules(
 # %% ../../nbs/machinery/folders.ipynb #fa030010
 def read_pooling(
     folder: Path, # of the model
-    said: dict, # the Pooling module's config.json
+    config: dict, # the Pooling module's config.json
 ) -> tuple[str, ...]: # of POOLINGS
     "Pooling as six flags, as a name, or as a list of names. Raises UnsupportedModel for another name."
-    modes = said.get('pooling_mode') or [mode for mode, flag in POOLINGS.items() if said.get(flag)] or 'mean'
+    modes = config.get('pooling_mode') or [mode for mode, flag in POOLINGS.items()
+        if config.get(flag)] or 'mean'
     modes = (modes,) if isinstance(modes, str) else tuple(modes)
     for mode in modes:
         if mode not in POOLINGS: raise unsupported(folder, f'the Pooling {mode!r}')
@@ -183,23 +185,23 @@ def read_layer(
 ) -> Dense|Normalize: # in float32, not to be trained
     """Read a module that follows the pooling. Raises ValueError when its files are damaged,
     UnsupportedModel for what it does otherwise."""
-    said = read_json(path/'config.json')
+    config = read_json(path/'config.json')
     for name in ('module_input_name', 'module_output_name'):
-        if said.get(name, 'sentence_embedding') not in ('sentence_embedding', None):
-            raise unsupported(folder, f'a {kind} module of {said[name]}')
+        if config.get(name, 'sentence_embedding') not in ('sentence_embedding', None):
+            raise unsupported(folder, f'a {kind} module of {config[name]}')
     if kind == 'Normalize': return Normalize()
-    activation = said.get('activation_function', 'torch.nn.modules.activation.Tanh')
+    activation = config.get('activation_function', 'torch.nn.modules.activation.Tanh')
     if not activation.startswith('torch.nn.') or activation.rsplit('.', 1)[-1] not in _ACTIVATIONS:
         raise unsupported(folder, f'a Dense module with the activation {activation}')
-    if said.get('use_residual'): raise unsupported(folder, 'a Dense module with use_residual')
+    if config.get('use_residual'): raise unsupported(folder, 'a Dense module with use_residual')
     weights = read_weights(path)
-    shape, bias = (said.get('out_features'), said.get('in_features')), said.get('bias', True)
+    shape, bias = (config.get('out_features'), config.get('in_features')), config.get('bias', True)
     if weights.keys() != {'linear.weight', *['linear.bias']*bias} or weights['linear.weight'].shape != shape:
-        found = ', '.join(f'{name} of {tuple(tensor.shape)}' for name, tensor in weights.items())
-        raise ValueError(f'{path} holds {found}, but its config.json asks for a linear.weight of {shape} '
+        tensors = ', '.join(f'{name} of {tuple(tensor.shape)}' for name, tensor in weights.items())
+        raise ValueError(f'{path} holds {tensors}, but its config.json asks for a linear.weight of {shape} '
                          f'with{"" if bias else "out"} linear.bias: copy both again')
     for name, tensor in weights.items(): check_floats(name, tensor, path)
-    with torch.device('meta'): dense = Dense(nn.Linear(*shape[::-1], bias=bias), activation)
+    with torch.device('meta'): dense = Dense(nn.Linear(shape[1], shape[0], bias=bias), activation)
     weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
     dense.load_state_dict(weights, assign=True)
     return dense.requires_grad_(False)
@@ -211,17 +213,17 @@ def read_model_settings(
     """Read config_sentence_transformers.json: prompts, truncation, similarity. Raises ValueError for a
     default prompt that is not there, UnsupportedModel for what is no SentenceTransformer."""
     file = folder/'config_sentence_transformers.json'
-    said = read_json(file)
-    kind = said.get('model_type', 'SentenceTransformer')
+    config = read_json(file)
+    kind = config.get('model_type', 'SentenceTransformer')
     if kind != 'SentenceTransformer': raise unsupported(folder, f'a {kind}')
-    settings.prompts = {name: prompt or '' for name, prompt in (said.get('prompts') or {}).items()}
-    settings.default_prompt_name = said.get('default_prompt_name')
+    settings.prompts = {name: prompt or '' for name, prompt in (config.get('prompts') or {}).items()}
+    settings.default_prompt_name = config.get('default_prompt_name')
     if settings.default_prompt_name not in {None, *settings.prompts}:
         raise ValueError(f'{file} names the default prompt {settings.default_prompt_name!r}, '
                          f'but has the prompts {list(settings.prompts)}: correct it')
-    settings.truncate_dim = said.get('truncate_dim')
-    settings.similarity = said.get('similarity_fn_name') or 'cosine'
-    settings.skip_unknown, settings.max_chars = said.get('skip_unknown', False), said.get('max_chars')
+    settings.truncate_dim = config.get('truncate_dim')
+    settings.similarity = config.get('similarity_fn_name') or 'cosine'
+    settings.skip_unknown, settings.max_chars = config.get('skip_unknown', False), config.get('max_chars')
 
 # %% ../../nbs/machinery/folders.ipynb #fa030011
 _PLAIN = dict( # what sentence_bert_config.json may say beside length and lower case
@@ -236,14 +238,14 @@ def read_length(
 ) -> tuple[int, bool]: # tokens that are read of a text; whether texts are lower-cased first
     """Read sentence_bert_config.json, and where it gives no length tokenizer_config.json, as
     sentence-transformers 6 does. Raises UnsupportedModel for a setting that would change vectors."""
-    said = read_json(root/'sentence_bert_config.json')
-    length, lower = said.pop('max_seq_length', None), said.pop('do_lower_case', False)
+    config = read_json(root/'sentence_bert_config.json')
+    length, lower = config.pop('max_seq_length', None), config.pop('do_lower_case', False)
     for name in ('tokenizer_args', 'processor_kwargs'):
-        length = (said.get(name) or {}).pop('model_max_length', length)
-    said.pop('unpad_inputs', None)                                           # a matter of speed
-    for name, value in said.items():
+        length = (config.get(name) or {}).pop('model_max_length', length)
+    config.pop('unpad_inputs', None)                                           # a matter of speed
+    for name, value in config.items():
         if name.endswith(('_args', '_kwargs')):
-            value = {key: given for key, given in (value or {}).items() if key not in _HARMLESS}
+            value = {key: setting for key, setting in (value or {}).items() if key not in _HARMLESS}
         if value and value != _PLAIN.get(name):
             raise unsupported(folder, f'{name} {value} in sentence_bert_config.json')
     if length is None:
@@ -274,29 +276,30 @@ def as_transformers(
     lower: bool, # whether texts are lower-cased first
 ) -> dict[str, str]: # role → special token
     "Let a tokenizer do what transformers makes of the folder."
-    said = read_json(root/'tokenizer_config.json')
-    given = read_json(root/'special_tokens_map.json') | said
+    tokenizer_config = read_json(root/'tokenizer_config.json')
+    special = read_json(root/'special_tokens_map.json') | tokenizer_config
     tokens = {role: token['content'] if isinstance(token, dict) else token
-              for role in (*BERT_TOKENS, 'bos_token', 'eos_token') if (token := given.get(role))}
-    direction = said.get('truncation_side') or (tokenizer.truncation or {}).get('direction', 'right')
+              for role in (*BERT_TOKENS, 'bos_token', 'eos_token') if (token := special.get(role))}
+    direction = tokenizer_config.get('truncation_side') or (tokenizer.truncation or {}).get('direction',
+        'right')
     tokenizer.no_truncation()
-    tokenizer.encode_special_tokens = said.get('split_special_tokens', False)
+    tokenizer.encode_special_tokens = tokenizer_config.get('split_special_tokens', False)
     config = read_json(root/'config.json')
-    kind = said.get('tokenizer_class') or config.get('tokenizer_class') or 'BertTokenizer'
+    kind = tokenizer_config.get('tokenizer_class') or config.get('tokenizer_class') or 'BertTokenizer'
     if kind in ('BertTokenizer', 'BertTokenizerFast') and isinstance(tokenizer.model, models.WordPiece):
         tokens = BERT_TOKENS | tokens
-        _as_bert(tokenizer, said, tokens)
+        _as_bert(tokenizer, tokenizer_config, tokens)
     before = tokenizer.normalizer
     if lower and not (before and b'"Lowercase"' in before.__getstate__()):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([before] if before else [])])
     tokenizer.enable_truncation(1, direction=direction)                      # the embedder sets the length
     return tokens
 
-def _as_bert(tokenizer, said, tokens):
+def _as_bert(tokenizer, config, tokens):
     "What BertTokenizer builds around a vocabulary."
     tokenizer.normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=said.get('tokenize_chinese_chars', True),
-        strip_accents=said.get('strip_accents'), lowercase=said.get('do_lower_case', True))
+        clean_text=True, handle_chinese_chars=config.get('tokenize_chinese_chars', True),
+        strip_accents=config.get('strip_accents'), lowercase=config.get('do_lower_case', True))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.model.max_input_chars_per_word, tokenizer.model.unk_token = 100, tokens['unk_token']
     ends = [(token, tokenizer.token_to_id(token)) for token in (tokens['cls_token'], tokens['sep_token'])]
@@ -315,15 +318,15 @@ def bert_settings(
 ) -> dict|None: # what tokenizer_config.json has to say for it; None: it is no BertTokenizer
     "Settings with which transformers' BertTokenizer does the same as `tokenizer` with this vocabulary."
     def state(part): return json.loads(part.__getstate__()) if part is not None else {}
-    said, model = state(tokenizer.normalizer), tokenizer.model
+    normalizer, model = state(tokenizer.normalizer), tokenizer.model
     if not isinstance(model, models.WordPiece) or tokenizer.encode_special_tokens: return None
     word = model.max_input_chars_per_word, model.continuing_subword_prefix, model.unk_token
     if word != (100, '##', '[UNK]'): return None
-    if said.get('type') != 'BertNormalizer' or not said['clean_text']: return None
+    if normalizer.get('type') != 'BertNormalizer' or not normalizer['clean_text']: return None
     if state(tokenizer.pre_tokenizer) != dict(type='BertPreTokenizer'): return None
     if not _wraps(tokenizer, tokenizer.token_to_id('[CLS]'), tokenizer.token_to_id('[SEP]')): return None
-    return dict(do_lower_case=said['lowercase'], strip_accents=said['strip_accents'],
-                tokenize_chinese_chars=said['handle_chinese_chars'])
+    return dict(do_lower_case=normalizer['lowercase'], strip_accents=normalizer['strip_accents'],
+                tokenize_chinese_chars=normalizer['handle_chinese_chars'])
 
 # %% ../../nbs/machinery/folders.ipynb #fa030015
 def unknown_id(
@@ -340,9 +343,9 @@ def read_model2vec(
     settings: Settings, # changed in place
 ) -> float: # tokens that are read of a text; infinite: all
     "Read the config.json of model2vec."
-    said = read_json(root/'config.json')
-    settings.normalize, settings.skip_unknown = said.get('normalize', False), True
-    if (length := said.get('max_length', 512)) is None: return math.inf
+    config = read_json(root/'config.json')
+    settings.normalize, settings.skip_unknown = config.get('normalize', False), True
+    if (length := config.get('max_length', 512)) is None: return math.inf
     settings.max_chars = length * int(np.median([len(token) for token in tokenizer.get_vocab()]))
     return length
 
@@ -377,9 +380,9 @@ def read_folder(
     if not static:
         _check_architecture(folder, root)
         (_, path), *modules = modules
-        said = read_json(path/'config.json')
-        settings.pooling = read_pooling(folder, said)
-        settings.include_prompt = said.get('include_prompt', True)
+        pooling = read_json(path/'config.json')
+        settings.pooling = read_pooling(folder, pooling)
+        settings.include_prompt = pooling.get('include_prompt', True)
     layers = [read_layer(folder, kind, path) for kind, path in modules]
     settings.normalize = bool(layers) and isinstance(layers[-1], Normalize)
     settings.layers = nn.Sequential(*layers[:-1] if settings.normalize else layers)
@@ -409,12 +412,12 @@ def written_together(
         for name in written:
             if (aside/name).is_dir(): (folder/name).mkdir(exist_ok=True)
             else: (aside/name).replace(folder/name)
-        for name in _BESIDE_BERT:
-            if Path(name) not in written: (folder/name).unlink(missing_ok=True)
+        for file in _BESIDE_BERT:
+            if Path(file) not in written: (folder/file).unlink(missing_ok=True)
         for old in folder.glob('[0-9]*_*'):
             kind = old.name.partition('_')[2]
             if old.relative_to(folder) in written or kind not in {'Pooling', *_AFTER_POOLING}: continue
-            for name in ('config.json', 'model.safetensors'): (old/name).unlink(missing_ok=True)
+            for file in ('config.json', 'model.safetensors'): (old/file).unlink(missing_ok=True)
             if not any(old.iterdir()): old.rmdir()
     finally: shutil.rmtree(aside, ignore_errors=True)
 
@@ -444,14 +447,14 @@ def write_settings(
             write_weights(layer.state_dict(), folder/path/'model.safetensors')
     write('modules.json', [dict(idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}')
                            for i, (path, kind) in enumerate(modules)])
-    said = dict(similarity_fn_name=settings.similarity, prompts=settings.prompts,
-                default_prompt_name=settings.default_prompt_name)
-    if settings.truncate_dim: said['truncate_dim'] = settings.truncate_dim
+    config: dict[str, Any] = dict(similarity_fn_name=settings.similarity, prompts=settings.prompts,
+                                  default_prompt_name=settings.default_prompt_name)
+    if settings.truncate_dim: config['truncate_dim'] = settings.truncate_dim
     if static:
         limit = None if max_length == math.inf else max_length
-        said |= dict(normalize=settings.normalize, max_length=limit, skip_unknown=settings.skip_unknown,
+        config |= dict(normalize=settings.normalize, max_length=limit, skip_unknown=settings.skip_unknown,
                      max_chars=settings.max_chars)
-    write('config_sentence_transformers.json', said)
+    write('config_sentence_transformers.json', config)
     if not static: _write_transformer(write, hidden_size, tokenizer, max_length, settings)
 
 def _write_transformer(write, hidden_size, tokenizer, max_length, settings):
@@ -464,12 +467,12 @@ def _write_transformer(write, hidden_size, tokenizer, max_length, settings):
     write('sentence_bert_config.json', dict(max_seq_length=max_length, do_lower_case=False))
     known = tokenizer.get_vocab()
     tokens = {role: token for role, token in settings.special_tokens.items() if token in known}
-    said = dict(model_max_length=max_length, truncation_side=tokenizer.truncation['direction'])
-    if bert := bert_settings(tokenizer): said |= dict(tokenizer_class='BertTokenizer', **bert)
-    else: said |= dict(tokenizer_class='PreTrainedTokenizerFast',
+    config = dict(model_max_length=max_length, truncation_side=tokenizer.truncation['direction'])
+    if bert := bert_settings(tokenizer): config |= dict(tokenizer_class='BertTokenizer', **bert)
+    else: config |= dict(tokenizer_class='PreTrainedTokenizerFast',
                        model_input_names=['input_ids', 'attention_mask'])
-    if tokenizer.encode_special_tokens: said['split_special_tokens'] = True
-    write('tokenizer_config.json', said | tokens)
+    if tokenizer.encode_special_tokens: config['split_special_tokens'] = True
+    write('tokenizer_config.json', config | tokens)
     write('special_tokens_map.json', tokens)
 
 # %% ../../nbs/machinery/folders.ipynb #67ae1d10

@@ -32,10 +32,10 @@ def model_hash(
     folder, total = Path(folder), hashlib.sha256()
     lists = [folder/name for name in ('modules.json', 'router_config.json') if (folder/name).is_file()]
     named = ' '.join(file.read_text(encoding='utf-8') for file in lists)
-    found = list(folder.glob('*'))
-    for part in list(found):
-        if part.is_dir() and f'"{part.name}' in named: found += part.rglob('*')
-    decisive = sorted(file for file in found if file.suffix in _DECIDES and file.is_file())
+    files = list(folder.glob('*'))
+    for part in list(files):
+        if part.is_dir() and f'"{part.name}' in named: files += part.rglob('*')
+    decisive = sorted(file for file in files if file.suffix in _DECIDES and file.is_file())
     decisive = [file for file in decisive if file.name not in _RECORDS]
     if not any(file.suffix == '.safetensors' for file in decisive):
         raise ValueError(f'{folder} holds no model (no weights in model.safetensors); '
