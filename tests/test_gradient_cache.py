@@ -1,0 +1,74 @@
+"The gradient cache: what bad input gets, and its three steps one by one."
+import numpy as np
+import pytest
+import torch
+
+from gte_nb.data.batches import Batch
+from gte_nb.model.embedder import Embedder
+from gte_nb.model.encoder import Encoder, EncoderConfig
+from gte_nb.training.gradient_cache import _embed, _plan, _replay, _Work, backward
+
+@pytest.fixture(scope='module')
+def embedder():
+    torch.manual_seed(0)
+    config = EncoderConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
+    return Embedder(Encoder(config).double().train(), Embedder.load().tokenizer, 128)
+
+RNG = np.random.default_rng(0)
+def texts(n): return [RNG.integers(1_000, 30_000, size=RNG.integers(3, 128)) for _ in range(n)]
+IDS, DOCUMENTS = texts(32), texts(32)
+SOME = Batch(IDS, DOCUMENTS)
+REFUSED = [ # sentence, batch, further arguments
+    ('the batch is empty', Batch([], []), {}),
+    ('32 queries and 31 documents', Batch(IDS, IDS[1:]), {}),
+    ('31 negatives', Batch(IDS, IDS, IDS[1:]), {}),
+    ("loss is 'imporved'", SOME, dict(loss='imporved')),
+    ("precision is 'fp8'", SOME, dict(precision='fp8')),
+    ('memory is -1', SOME, dict(memory=-1)),
+    ('temperature is 0', SOME, dict(temperature=0)),
+    ('documents[0] is a zero vector', Batch(IDS, [IDS[0][:0], *IDS[1:]]), {}),
+    ('holds 40000', Batch(IDS, [np.array([40_000]), *IDS[1:]]), {}),
+]
+
+@pytest.mark.parametrize('sentence, batch, more', REFUSED, ids=[sentence for sentence, *_ in REFUSED])
+def test_refused(embedder, sentence, batch, more):
+    with pytest.raises(ValueError) as error: backward(embedder, batch, **more)
+    assert sentence in str(error.value)
+
+def planned(embedder, memory):
+    work = _Work(embedder, SOME, 'fp32', memory, 7)
+    return work, *_plan(work)
+
+def test_a_plan_holds_every_text_once(embedder):
+    for memory in (None, 4 << 20, 0):
+        work, vectors, used = planned(embedder, memory)
+        assert sorted(np.concatenate(work.chunks)) == list(range(64)) and work.own == len(work.chunks)
+        assert len(vectors) == len(work.chunks[0]) and used > 0
+        assert memory is None or len(vectors) == 1 or used <= memory
+        assert max(work.lengths[work.chunks[0]]) == max(work.lengths)             # the longest come first
+
+def test_less_memory_keeps_fewer_graphs(embedder):
+    kept, vectors = {}, {}
+    _, _, chunk = planned(embedder, None)
+    for memory in (2 << 30, int(1.5*chunk), chunk):
+        work = _Work(embedder, SOME, 'fp32', memory, 7)
+        vectors[memory], graphs = _embed(work)
+        kept[memory] = len(graphs)
+        assert all(graph.requires_grad for graph in graphs) and not vectors[memory].requires_grad
+        assert all(graph.equal(vectors[memory][rows])
+            for graph, rows in zip(graphs, map(torch.from_numpy, work.chunks)))
+    assert kept[2 << 30] == len(work.chunks) > kept[chunk] == 1
+    # kept or not: the same vectors
+    assert all(vectors[chunk].equal(other) for other in vectors.values())
+
+def test_a_replay_gives_the_gradient_of_the_graphs(embedder):
+    gradients = []
+    for keep in (True, False):
+        work = _Work(embedder, SOME, 'fp32', 2 << 30, 7)
+        vectors, kept = _embed(work)
+        _replay(work, kept if keep else [], vectors.cos())
+        gradients.append(torch.cat([p.grad.flatten() for p in embedder.encoder.parameters()
+            if p.grad is not None]))
+        embedder.encoder.zero_grad()
+    assert gradients[0].any() and gradients[0].equal(gradients[1])
