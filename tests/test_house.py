@@ -8,7 +8,8 @@ import gte_nb
 
 PACKAGE = Path(gte_nb.__file__).parent
 # Each room may import those before it.
-ORDER = ('documented', 'utils', 'data', 'model', 'tiles', 'losses', 'training', 'sharing', 'evaluation',
+ORDER = ('documented', 'utils', 'data', 'model', 'loss_arguments', 'tiles', 'losses', 'training', 'sharing',
+    'evaluation',
          'experiments', 'search')
 SHORT_PATHS = dict(encoder=['model.encoder'], embedder=['model.embedder', 'data.tokens'],
                    sampler=['data.sampler', 'data.permutation'])
@@ -48,8 +49,8 @@ def test_functions_fit_on_a_screen(name):
 
 @pytest.mark.parametrize('name', FILES)
 def test_lines_fit(name):
-    """At most 110 characters. nbdev writes the first line and __all__ as they come, and text that is rendered as
-    Markdown is not wrapped."""
+    """At most 110 characters. nbdev writes the first line and __all__ as they come, and text that is
+    rendered as Markdown is not wrapped."""
     source = (PACKAGE/name).read_text(encoding='utf-8')
     free = {1} | {number for node in ast.walk(ast.parse(source)) if hasattr(node, 'lineno')
             for number in range(node.lineno, node.end_lineno + 1)
