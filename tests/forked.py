@@ -2,8 +2,8 @@
 import json, os, resource, signal, sys, time, traceback
 
 # what runs import on their way
-import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet
-import torch._dynamo, torch.distributed.fsdp
+import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet  # noqa: F401
+import torch._dynamo, torch.distributed.fsdp  # noqa: F401
 import gte_nb.training.command
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.data.sampler import MixtureSampler

@@ -135,16 +135,36 @@ def test_torchrun(place):
 
 # a notebook
 
-def test_a_notebook_that_imports_training_shows_no_warning():
-    "In a kernel without ipywidgets, of which tqdm would say so in red."
+IN_A_NOTEBOOK = '''
+import numpy as np, torch
+from gte_nb.data.batches import Batch
+from gte_nb.model.embedder import Embedder
+from gte_nb.model.encoder import StaticEncoder
+from gte_nb.training.loop import train
+tokenizer = Embedder.load(keep_layers=()).tokenizer
+embedder = Embedder(StaticEncoder(tokenizer.get_vocab_size(), 8), tokenizer, 32)
+texts = [np.array([number]) for number in range(2000, 2016)]
+train(embedder, lambda step: Batch(texts[:8], texts[8:]), {out!r}, 100_000, 0.01, checkpoint_seconds=0.)
+'''
+
+def test_a_notebook_shows_no_warning_and_can_be_interrupted(place):
+    "In a kernel without ipywidgets, of which tqdm would say so in red; *Interrupt the kernel* is Ctrl-C."
     from jupyter_client.manager import start_new_kernel
-    environment = os.environ | dict(PYTHONPATH=str(ROOT))
+    environment = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     manager, client = start_new_kernel(kernel_name='python3', env=environment, stderr=subprocess.DEVNULL)
+    def messages(last):
+        while True:
+            yield (message := client.get_iopub_msg(timeout=120))
+            if last(message): return
     try:
         client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training.command")
-        said, state = [], None
-        while state != 'idle':
-            said.append(client.get_iopub_msg(timeout=120))
-            state = said[-1]['content'].get('execution_state')
+        said = [*messages(lambda message: message['content'].get('execution_state') == 'idle')]
+        assert not [message for message in said if message['msg_type'] in ('stream', 'error')]
+        client.execute(IN_A_NOTEBOOK.format(out=str(place.out)))
+        while not has_reached(place, 5)(): time.sleep(0.02)
+        manager.interrupt_kernel()
+        *_, error = messages(lambda message: message['msg_type'] == 'error')
     finally: manager.shutdown_kernel(now=True)
-    assert not [message for message in said if message['msg_type'] in ('stream', 'error')]
+    step = checkpoint_steps(place.out)[0]
+    sentence = f'stopped after step {step} of 100000; the same command goes on from step {step}'
+    assert error['content']['traceback'] == [sentence]                   # and no traceback
