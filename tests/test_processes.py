@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import gte_nb.training.command, gte_nb.training.processes
-from forked import TINY, Place, Run, done, refused
+from forked import OFTEN, TINY, Place, Run, done, refused
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.experiments.studies.kills import killed
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ def close(one, other): return (one - other).norm() < 1e-5*other.norm()
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint(place, number):
-    run = place.start('--steps', 100_000)
+    run = place.start('--steps', 100_000, *OFTEN)
     run.until(has_reached(place, 5))
     run.kill(number)
     said = sentence(run)
@@ -116,7 +116,7 @@ command.gte_pretrain()                                                     # wha
 def test_torchrun(place):
     "Two processes of torchrun, one of which is killed; then the same command on one."
     (place.folder/'slow.py').write_text(SLOW)
-    words = [*TINY, '--corpus', place.rows, '--out', place.out, '--steps', 30, '--timeout', 10]
+    words = [*TINY, *OFTEN, '--corpus', place.rows, '--out', place.out, '--steps', 30, '--timeout', 10]
     torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--']
     environment = os.environ | dict(PYTHONPATH=str(ROOT), GTE_NB_CACHE=str(place.cache), OMP_NUM_THREADS='1')
     command = [*map(str, [*torchrun, place.folder/'slow.py', *words])]

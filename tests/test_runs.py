@@ -23,11 +23,14 @@ from gte_nb.training.loop import Gauges, Loop, Options, Run as TrainingRun, Sett
 def place(tmp_path): return Place(tmp_path)
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    "The weights of a run that nobody disturbs."
+def trained(tmp_path_factory):
+    "The folder of a run that nobody disturbs."
     place = Place(tmp_path_factory.mktemp('undisturbed'))
     done(place.start())
-    return place.weights
+    return place
+
+@pytest.fixture
+def undisturbed(trained): return trained.weights
 
 # a run is killed, and something happens before the same command
 
@@ -73,14 +76,13 @@ def test_few_file_handles(place, undisturbed):
     (500, 'tokenizers', 'the vocabulary cannot be written to'),
     (100, 'tokens', 'make room (the cache is in'),
     (8_000, 'tokens', 'the checkpoint of step')])
-def test_a_disk_that_is_full(place, undisturbed, size, missing, what):
-    done(place.start())
-    shutil.rmtree(place.out)
+def test_a_disk_that_is_full(place, trained, size, missing, what):
+    shutil.copytree(trained.cache, place.cache)
     shutil.rmtree(place.cache/missing)                                    # what has to be written again
     said = refused(place.start(files=size))
     assert what in said and 'File too large' in said and 'make room' in said, said
     done(place.start())
-    assert place.weights == undisturbed
+    assert place.weights == trained.weights
 
 def test_a_disk_that_fills_up_later(place, undisturbed):
     before = checkpoint_steps(place.killed().out)
@@ -92,7 +94,7 @@ def test_a_disk_that_fills_up_later(place, undisturbed):
 # folders and files
 
 def test_two_runs_into_one_folder(place, undisturbed):
-    first = place.start(slow=0.1)
+    first = place.start(slow=0.05)
     first.until(lambda: checkpoint_steps(place.out))
     assert 'another process is training into' in refused(place.start())
     done(first)
@@ -173,7 +175,8 @@ def test_help_names_the_real_folder_of_runs():
 def test_rows_for_validation_become_a_gauge(place):
     splits = ('validation', 'test', 'train', 'train')*8
     write(place.rows, [dict(row, split=split) for row, split in zip(ROWS, splits)])
-    said = done(place.start('--gauge_every', 6))
+    said = done(place.start('--gauge_every', 6, chart=True))
+    assert (place.out/'run.png').read_bytes().startswith(b'\x89PNG')
     assert '8 validation rows of rows: not trained on, a gauge measures by them' in said
     assert '8 test rows of rows: not trained on, not used here' in said
     assert 'Retrieval on held-out rows (rows ' in said
@@ -404,20 +407,19 @@ def test_a_run_that_was_stopped_is_drawn(tmp_path, seconds, steps_drawn):
 
 # texts without a vector
 
-def zeroed(place, *tokens):
+def zeroed(place, trained, *tokens):
     "In a fork: a static model of the rows' vocabulary, in which some tokens have no vector."
     def work():
-        embedder = Embedder.load(place.out)
+        embedder = Embedder.load(trained.out)
         for token in tokens: embedder.encoder.embedding.weight.data[embedder.tokenizer.token_to_id(token)] = 0
         embedder.save(place.folder/'zeroed')
-    done(place.start())
     done(Run(work))
     return '--init', place.folder/'zeroed', '--out'
 
 @pytest.mark.parametrize('stage', [pretrain, finetune])
-def test_rows_without_a_vector_are_left_out_and_named(place, stage):
+def test_rows_without_a_vector_are_left_out_and_named(place, trained, stage):
     "Row 4 asks in unknown characters, to which a model may give the zero vector; row 6 has such a negative."
-    model, out = zeroed(place, '[UNK]'), place.folder/'left'
+    model, out = zeroed(place, trained, '[UNK]'), place.folder/'left'
     rows = [dict(row) for row in ROWS]
     rows[3]['query'], rows[5]['negative'] = '☃ ☃', '☃'
     write(place.rows, rows)
@@ -426,9 +428,9 @@ def test_rows_without_a_vector_are_left_out_and_named(place, stage):
     assert '1 rows had no token with a vector and were left out: row 4 of rows.jsonl' in said
     assert [row['pairs'] for row in read_log(out/'log.csv')] == [31]*4 and finished_run(out)['left_out'] == 1
 
-def test_dropped_tokens_stop_no_run(place):
+def test_dropped_tokens_stop_no_run(place, trained):
     "Token dropout can leave a text with nothing but tokens that have no vector, each time at the same step."
-    model, out = zeroed(place, 'how', 'to', 'a', '[UNK]'), place.folder/'thinned'
+    model, out = zeroed(place, trained, 'how', 'to', 'a', '[UNK]'), place.folder/'thinned'
     more = (*model, out, '--token_dropout', 0.8)
     done(place.start(*more))
     log, weights = read_log(out/'log.csv'), (out/'model.safetensors').read_bytes()
@@ -439,8 +441,8 @@ def test_dropped_tokens_stop_no_run(place):
     done(place.start(*more))
     assert (out/'model.safetensors').read_bytes() == weights
 
-def test_a_run_of_nothing_but_zero_vectors_stops(place):
-    model = zeroed(place, '[UNK]')
+def test_a_run_of_nothing_but_zero_vectors_stops(place, trained):
+    model = zeroed(place, trained, '[UNK]')
     write(place.rows, [dict(query='☃'*i, document=f'☂ {"☃"*i}') for i in range(1, 33)])
     said = refused(place.start(*model, place.folder/'none'))
     assert '10 steps in a row were skipped' in said and 'no pair of the batch has a vector' in said
