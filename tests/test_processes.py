@@ -1,8 +1,8 @@
 "Kills, signals and several processes: a run ends in a sentence on each, and the same command goes on."
-import os, signal, socket, subprocess, sys, time
+import os, signal, socket, subprocess, time
 from pathlib import Path
 
-import pytest
+import pytest, torch.distributed.run
 
 import gte_nb.training.command, gte_nb.training.processes
 from forked import OFTEN, TINY, Place, Run, done, refused
@@ -117,16 +117,14 @@ def test_torchrun(place):
     "Two processes of torchrun, one of which is killed; then the same command on one."
     (place.folder/'slow.py').write_text(SLOW)
     words = [*TINY, *OFTEN, '--corpus', place.rows, '--out', place.out, '--steps', 30, '--timeout', 10]
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--']
-    environment = os.environ | dict(PYTHONPATH=str(ROOT), GTE_NB_CACHE=str(place.cache), OMP_NUM_THREADS='1')
-    command = [*map(str, [*torchrun, place.folder/'slow.py', *words])]
-    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    launcher = subprocess.Popen(command, env=environment, **output)
-    while not has_reached(place, 3)() and launcher.poll() is None: time.sleep(0.05)
-    for child in Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split():
+    torchrun = [*map(str, ['--nproc_per_node', 2, '--', place.folder/'slow.py', *words])]
+    environment = dict(PYTHONPATH=ROOT, GTE_NB_CACHE=place.cache, OMP_NUM_THREADS=1)
+    launcher = Run(torch.distributed.run.main, torchrun, **environment)
+    launcher.until(has_reached(place, 3))
+    for child in Path(f'/proc/{launcher.process}/task/{launcher.process}/children').read_text().split():
         settings = Path(f'/proc/{child}/environ').read_text().split('\0')
         if 'RANK=1' in settings: os.kill(int(child), signal.SIGKILL)
-    said = launcher.communicate()[0]
+    said = launcher.wait()[1]
     assert f'error: process 1 of 2 has died; {goes_on(place)}\n' in said, said
     assert 'broadcast_object_list' not in said, said
     done(place.start('--steps', 30))
