@@ -299,10 +299,8 @@ def test_a_run_by_hand(tmp_path):
     def run():
         embedder = static(200)
         gauges = Gauges(dict(a=lambda embedder: np.ones(4)))
-        run = TrainingRun(embedder, batches(embedder), tmp_path/'hand', settings, Options(quiet=True),
-            callbacks=[gauges])
-        run.about = dict(name='by hand')
-        return run
+        return TrainingRun(embedder, batches(embedder), tmp_path/'hand', settings, Options(quiet=True),
+            callbacks=[gauges], about=dict(name='by hand'))
     def first():
         (left := run()).open()
         for _ in range(5): left.step()
