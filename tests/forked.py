@@ -1,16 +1,24 @@
 "Runs in forks of this process, which has imported everything and computed nothing: they start at once."
-import json, os, resource, signal, sys, time, traceback
+import inspect, json, os, resource, signal, sys, time, traceback
 
 # what runs import on their way
-import matplotlib.backends.backend_agg, matplotlib.figure, pandas, pyarrow.parquet
-import torch._dynamo, torch.distributed.fsdp
+import huggingface_hub.repocard_data, matplotlib.backends.backend_agg, matplotlib.figure  # noqa: F401
+import pandas, pyarrow.dataset, pyarrow.parquet, torch._dynamo, torch.distributed.fsdp  # noqa: F401
 import gte_nb.training.command
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.data.sampler import MixtureSampler
+from gte_nb.training.recipes import Recipe
+
+inspect.getsource(Recipe)                                               # of which --help reads the comments
+
+class NoChart:
+    "Of a run at whose chart nobody looks."
+    def savefig(self, *path, **how): pass
 
 class Run:
     "A function in a process of its own; a limit on its files fails within a write, as a full disk does."
-    def __init__(self, work, *arguments, files=None, handles=None, dies_at=None, slow=0., **environment):
+    def __init__(self, work, *arguments, files=None, handles=None, dies_at=None, slow=0., chart=False,
+                 **environment):
         self.output, written = os.pipe()                                # no file, which would be limited too
         sys.stdout.flush(); sys.stderr.flush()
         self.process = os.fork()
@@ -24,6 +32,7 @@ class Run:
             if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
             if handles: resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
             if dies_at is not None or slow: _at_each_batch(dies_at, slow)
+            if not chart: gte_nb.training.command.draw_run = lambda *arguments: NoChart()
             work(*arguments)
             status = 0
         except SystemExit as error: status = error.code or 0
@@ -73,8 +82,9 @@ def refused(run): # its sentence
 VERBS, THINGS = 'open close read write copy move sort join'.split(), 'file list tree graph'.split()
 ROWS = [dict(query=f'how to {verb} a {thing}', document=f'def {verb}_{thing}(x): return {verb}(x, {thing!r})')
         for thing in THINGS for verb in VERBS]
-TINY = ('--recipe laptop-scratch --vocab_size 200 --hidden_size 16 --batch_size 8 --steps 12 --gauge_every 0 '
-        '--checkpoint_seconds 0 --keep 3').split()
+TINY = ('--recipe laptop-scratch --vocab_size 200 --hidden_size 16 --batch_size 8 --steps 12 '
+        '--gauge_every 0').split()
+OFTEN = ['--checkpoint_seconds', '0', '--keep', '3']                    # a checkpoint before each step
 
 def write(file, rows):
     file.write_text('\n'.join(map(json.dumps, rows)) + '\n', encoding='utf-8')
@@ -87,7 +97,8 @@ class Place:
         self.rows = write(folder/'rows.jsonl', rows)
 
     def start(self, *more, stage=pretrain, **how):
-        return stage([*TINY, '--corpus', self.rows, '--out', self.out, *more], GTE_NB_CACHE=self.cache, **how)
+        words = [*TINY, *OFTEN*bool(how), '--corpus', self.rows, '--out', self.out, *more]
+        return stage(words, GTE_NB_CACHE=self.cache, **how)
 
     def killed(self, *more, at=7, **how):
         assert self.start(*more, dies_at=at, **how).wait()[0] == -signal.SIGKILL

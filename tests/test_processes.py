@@ -1,11 +1,11 @@
 "Kills, signals and several processes: a run ends in a sentence on each, and the same command goes on."
-import os, signal, socket, subprocess, sys, time
+import os, signal, socket, subprocess, time
 from pathlib import Path
 
-import pytest
+import pytest, torch.distributed.run
 
 import gte_nb.training.command, gte_nb.training.processes
-from forked import TINY, Place, Run, done, refused
+from forked import OFTEN, TINY, Place, Run, done, refused
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.experiments.studies.kills import killed
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ def close(one, other): return (one - other).norm() < 1e-5*other.norm()
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_writes_a_checkpoint(place, number):
-    run = place.start('--steps', 100_000)
+    run = place.start('--steps', 100_000, *OFTEN)
     run.until(has_reached(place, 5))
     run.kill(number)
     said = sentence(run)
@@ -116,17 +116,15 @@ command.gte_pretrain()                                                     # wha
 def test_torchrun(place):
     "Two processes of torchrun, one of which is killed; then the same command on one."
     (place.folder/'slow.py').write_text(SLOW)
-    words = [*TINY, '--corpus', place.rows, '--out', place.out, '--steps', 30, '--timeout', 10]
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', 2, '--']
-    environment = os.environ | dict(PYTHONPATH=str(ROOT), GTE_NB_CACHE=str(place.cache), OMP_NUM_THREADS='1')
-    command = [*map(str, [*torchrun, place.folder/'slow.py', *words])]
-    output = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    launcher = subprocess.Popen(command, env=environment, **output)
-    while not has_reached(place, 3)() and launcher.poll() is None: time.sleep(0.05)
-    for child in Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split():
+    words = [*TINY, *OFTEN, '--corpus', place.rows, '--out', place.out, '--steps', 30, '--timeout', 10]
+    torchrun = [*map(str, ['--nproc_per_node', 2, '--', place.folder/'slow.py', *words])]
+    environment = dict(PYTHONPATH=ROOT, GTE_NB_CACHE=place.cache, OMP_NUM_THREADS=1)
+    launcher = Run(torch.distributed.run.main, torchrun, **environment)
+    launcher.until(has_reached(place, 3))
+    for child in Path(f'/proc/{launcher.process}/task/{launcher.process}/children').read_text().split():
         settings = Path(f'/proc/{child}/environ').read_text().split('\0')
         if 'RANK=1' in settings: os.kill(int(child), signal.SIGKILL)
-    said = launcher.communicate()[0]
+    said = launcher.wait()[1]
     assert f'error: process 1 of 2 has died; {goes_on(place)}\n' in said, said
     assert 'broadcast_object_list' not in said, said
     done(place.start('--steps', 30))
@@ -135,16 +133,36 @@ def test_torchrun(place):
 
 # a notebook
 
-def test_a_notebook_that_imports_training_shows_no_warning():
-    "In a kernel without ipywidgets, of which tqdm would say so in red."
+IN_A_NOTEBOOK = '''
+import numpy as np, torch
+from gte_nb.data.batches import Batch
+from gte_nb.model.embedder import Embedder
+from gte_nb.model.encoder import StaticEncoder
+from gte_nb.training.loop import train
+tokenizer = Embedder.load(keep_layers=()).tokenizer
+embedder = Embedder(StaticEncoder(tokenizer.get_vocab_size(), 8), tokenizer, 32)
+texts = [np.array([number]) for number in range(2000, 2016)]
+train(embedder, lambda step: Batch(texts[:8], texts[8:]), {out!r}, 100_000, 0.01, checkpoint_seconds=0.)
+'''
+
+def test_a_notebook_shows_no_warning_and_can_be_interrupted(place):
+    "In a kernel without ipywidgets, of which tqdm would say so in red; *Interrupt the kernel* is Ctrl-C."
     from jupyter_client.manager import start_new_kernel
-    environment = os.environ | dict(PYTHONPATH=str(ROOT))
+    environment = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
     manager, client = start_new_kernel(kernel_name='python3', env=environment, stderr=subprocess.DEVNULL)
+    def messages(last):
+        while True:
+            yield (message := client.get_iopub_msg(timeout=120))
+            if last(message): return
     try:
         client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training.command")
-        said, state = [], None
-        while state != 'idle':
-            said.append(client.get_iopub_msg(timeout=120))
-            state = said[-1]['content'].get('execution_state')
+        said = [*messages(lambda message: message['content'].get('execution_state') == 'idle')]
+        assert not [message for message in said if message['msg_type'] in ('stream', 'error')]
+        client.execute(IN_A_NOTEBOOK.format(out=str(place.out)))
+        while not has_reached(place, 5)(): time.sleep(0.02)
+        manager.interrupt_kernel()
+        *_, error = messages(lambda message: message['msg_type'] == 'error')
     finally: manager.shutdown_kernel(now=True)
-    assert not [message for message in said if message['msg_type'] in ('stream', 'error')]
+    step = checkpoint_steps(place.out)[0]
+    sentence = f'stopped after step {step} of 100000; the same command goes on from step {step}'
+    assert error['content']['traceback'] == [sentence]                   # and no traceback

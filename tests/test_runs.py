@@ -14,17 +14,23 @@ from gte_nb.model.encoder import StaticEncoder
 from gte_nb.data.batches import Batch
 from gte_nb.training.triples import siblings
 from gte_nb.training.checkpoints import finished_run, read_log
-from gte_nb.training.loop import train
+from gte_nb.training.gauges import (draw_gauges, held_out_gauges, ranks_from_scores, retrieval_gauge,
+    signatures,
+    token_gauge)
+from gte_nb.training.loop import Gauges, Loop, Options, Run as TrainingRun, Settings, train
 
 @pytest.fixture
 def place(tmp_path): return Place(tmp_path)
 
 @pytest.fixture(scope='module')
-def undisturbed(tmp_path_factory):
-    "The weights of a run that nobody disturbs."
+def trained(tmp_path_factory):
+    "The folder of a run that nobody disturbs."
     place = Place(tmp_path_factory.mktemp('undisturbed'))
     done(place.start())
-    return place.weights
+    return place
+
+@pytest.fixture
+def undisturbed(trained): return trained.weights
 
 # a run is killed, and something happens before the same command
 
@@ -70,14 +76,13 @@ def test_few_file_handles(place, undisturbed):
     (500, 'tokenizers', 'the vocabulary cannot be written to'),
     (100, 'tokens', 'make room (the cache is in'),
     (8_000, 'tokens', 'the checkpoint of step')])
-def test_a_disk_that_is_full(place, undisturbed, size, missing, what):
-    done(place.start())
-    shutil.rmtree(place.out)
+def test_a_disk_that_is_full(place, trained, size, missing, what):
+    shutil.copytree(trained.cache, place.cache)
     shutil.rmtree(place.cache/missing)                                    # what has to be written again
     said = refused(place.start(files=size))
     assert what in said and 'File too large' in said and 'make room' in said, said
     done(place.start())
-    assert place.weights == undisturbed
+    assert place.weights == trained.weights
 
 def test_a_disk_that_fills_up_later(place, undisturbed):
     before = checkpoint_steps(place.killed().out)
@@ -89,7 +94,7 @@ def test_a_disk_that_fills_up_later(place, undisturbed):
 # folders and files
 
 def test_two_runs_into_one_folder(place, undisturbed):
-    first = place.start(slow=0.1)
+    first = place.start(slow=0.05)
     first.until(lambda: checkpoint_steps(place.out))
     assert 'another process is training into' in refused(place.start())
     done(first)
@@ -170,7 +175,8 @@ def test_help_names_the_real_folder_of_runs():
 def test_rows_for_validation_become_a_gauge(place):
     splits = ('validation', 'test', 'train', 'train')*8
     write(place.rows, [dict(row, split=split) for row, split in zip(ROWS, splits)])
-    said = done(place.start('--gauge_every', 6))
+    said = done(place.start('--gauge_every', 6, chart=True))
+    assert (place.out/'run.png').read_bytes().startswith(b'\x89PNG')
     assert '8 validation rows of rows: not trained on, a gauge measures by them' in said
     assert '8 test rows of rows: not trained on, not used here' in said
     assert 'Retrieval on held-out rows (rows ' in said
@@ -224,17 +230,22 @@ def static(size, hidden_size=16, more=()):
     tokenizer = train_tokenizer([*TEXTS, *more], size, special_tokens=False)
     return Embedder(StaticEncoder(size, hidden_size), tokenizer, 64)
 
+def batches(embedder, dies_at=None):
+    "step → eight rows."
+    ids = embedder.tokenize(TEXTS)
+    def batch_at(step):
+        if step == dies_at: os.kill(os.getpid(), signal.SIGKILL)
+        rows = np.random.default_rng(step).choice(len(ROWS), 8, replace=False)
+        return Batch([ids[2*row] for row in rows], [ids[2*row + 1] for row in rows])
+    return batch_at
+
 def loop(folder, hidden_size=16, dies_at=None, **settings):
     "A run of `train`, in a fork."
     def work():
         embedder = static(200, hidden_size)
-        ids = embedder.tokenize(TEXTS)
-        def batch_at(step):
-            if step == dies_at: os.kill(os.getpid(), signal.SIGKILL)
-            rows = np.random.default_rng(step).choice(len(ROWS), 8, replace=False)
-            return Batch([ids[2*row] for row in rows], [ids[2*row + 1] for row in rows])
-        how = dict(batch_at=batch_at, steps=12, learning_rate=0.01, temperature=0.05, quiet=True) | settings
-        try: train(embedder, folder=folder, **how)
+        how = dict(batch_at=batches(embedder, dies_at), steps=12, learning_rate=0.01, temperature=0.05,
+            quiet=True)
+        try: train(embedder, folder=folder, **how | settings)
         except ValueError as error: complain(error)
     return Run(work)
 
@@ -249,6 +260,67 @@ def loop(folder, hidden_size=16, dies_at=None, **settings):
 def test_arguments_of_train(tmp_path, change, message):
     done(loop(tmp_path/'run'))
     assert message in refused(loop(tmp_path/('run' if 'there' in message else 'new'), **change))
+
+@pytest.mark.parametrize('name, nearest', [('tempurature', 'temperature'),
+    ('checkpoint_secs', 'checkpoint_seconds'),
+    ('gauge', 'gauges'), ('number_of_epochs_to_train', 'embedder, batch_at, folder, steps')])
+def test_an_argument_that_train_does_not_know(tmp_path, name, nearest):
+    with pytest.raises(TypeError, match=f'train has no argument {name}; did you mean {nearest}'):
+        train(None, None, tmp_path/'run', 12, 0.01, **{name: 1})
+    assert not (tmp_path/'run').exists()
+
+def test_help_of_train_tells_every_argument():
+    for name in (*Settings.__dataclass_fields__, *Options.__dataclass_fields__, 'gradient', 'callbacks'):
+        assert train.__doc__.count(f'\n    {name} (') == 1, name
+    assert '**' not in train.__doc__
+
+def test_callbacks_are_called_in_order(tmp_path):
+    "Each at its four moments; the gauges measure before a step and at the end."
+    def work():
+        told, measured = [], []
+        def gauge(embedder):
+            measured.append(len(told))
+            return np.zeros(4)
+        class Listens:
+            def at_begin(self, run): told.append('begin')
+            def before_step(self, run): told.append(f'before {len(run.log)}')
+            def after_step(self, run): told.append(f'after {len(run.log)}')
+            def at_end(self, run): told.append('end')
+        embedder = static(200)
+        train(embedder, batches(embedder), tmp_path/'run', 2, 0.01, gauges=dict(a=gauge), gauge_every=1,
+            callbacks=[Listens(), object()], quiet=True)
+        assert told == ['begin', 'before 0', 'after 1', 'before 1', 'after 2', 'end'], told
+        assert measured == [1, 3, 5]
+    done(Run(work))
+
+def test_a_run_by_hand(tmp_path):
+    "Opened, taken some steps, checkpointed and left; another one goes on, and ends as `train` does."
+    settings = Settings(12, 0.01, temperature=0.05)
+    def run():
+        embedder = static(200)
+        gauges = Gauges(dict(a=lambda embedder: np.ones(4)))
+        return TrainingRun(embedder, batches(embedder), tmp_path/'hand', settings, Options(quiet=True),
+            callbacks=[gauges], about=dict(name='by hand'))
+    def first():
+        (left := run()).open()
+        for _ in range(5): left.step()
+        assert checkpoint_steps(tmp_path/'hand') == []
+        left.checkpoint()
+    def second():
+        (goes_on := run()).open()
+        assert len(goes_on.log) == 5 and [row['step'] for row in goes_on.measured] == [0, 2, 4]
+        while len(goes_on.log) < 12: goes_on.step()
+        goes_on.finish()
+    def in_memory(): # the same steps without a folder
+        embedder = static(200)
+        Loop(embedder, batches(embedder), tmp_path/'none', settings).train()
+        embedder.save(tmp_path/'memory')
+        assert not (tmp_path/'none').exists()
+    for work in (first, second, in_memory): done(Run(work))
+    done(loop(tmp_path/'train'))
+    weights = [(tmp_path/name/'model.safetensors').read_bytes() for name in ('hand', 'memory', 'train')]
+    assert weights[0] == weights[1] == weights[2]
+    assert checkpoint_steps(tmp_path/'hand') == [] and finished_run(tmp_path/'hand')['pairs'] == 12*8
 
 @pytest.mark.parametrize('settings, message', [
     (dict(tracker='wandb'), 'tracker wandb is not installed'),
@@ -265,22 +337,87 @@ def test_a_checkpoint_of_another_run(tmp_path):
     done(loop(folder, steps=13, allow_changes=True))
     assert len(read_log(folder/'log.csv')) == 13
 
+# gauges
+
+ZERO = (0., 0.)
+
+@pytest.mark.parametrize('expects, curves, sentence', [ # gauge → (change, margin) at steps 0, 10, …
+    ('rises', dict(a=[ZERO, (0.01, 0.02)]), 'has not risen after 10 steps: +0.010 [-0.010, +0.030]'),
+    ('rises', dict(a=[ZERO, (-0.05, 0.02)]), 'has fallen after 10 steps'),
+    ('rises', dict(a=[ZERO, (0.1, 0.02), (0.04, 0.02)]),
+        'had risen by +0.100 [+0.080, +0.120] on average at step 10, and is at +0.040'),
+    ('rises', dict(a=[ZERO, (0.1, 0.02), (-0.04, 0.02)]), 'transfer lost again'),
+    # not so far below the peak that it could not be noise
+    ('rises', dict(a=[ZERO, (0.1, 0.02), (0.07, 0.02)]), 'No failure signature 1'),
+    ('rises', dict(a=[ZERO, (0.06, 0.02*0.5**0.5)], b=[ZERO, (0., 0.02*0.5**0.5)]),
+        'has risen after 10 steps, by +0.030 [+0.020, +0.040]'),
+    ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]),
+        '1 of 2 tasks of stage 1 have fallen: a by -0.050'),
+    ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]), '`06a_gauges`'),
+    ('stays', dict(a=[ZERO, (-0.01, 0.02)]), 'No failure signature 2'),
+    ('rises', dict(a=[ZERO]), 'No verdict yet'),
+    ('learns', dict(a=[ZERO, (-0.05, 0.02)]), 'has fallen'),
+    ('learns', dict(a=[ZERO, (0.01, 0.02)]), 'not changed beyond noise')])
+def test_what_gauges_say(expects, curves, sentence):
+    assert sentence in ' '.join(signatures(measured(**curves), dict.fromkeys(curves, expects)))
+
+def measured(**curves):
+    return pandas.DataFrame([dict(step=10*i, gauge=name, score=0.5 + change, n=300, change=change,
+        low=change - margin, high=change + margin) for name, curve in curves.items()
+        for i, (change, margin) in enumerate(curve)])
+
+def test_gauges_of_three_kinds():
+    table = measured(a=[ZERO, (0.05, 0.02)], b=[ZERO, (-0.01, 0.02)])
+    assert ' '.join(signatures(table, dict(a='rises', b='stays'))).count('No failure signature') == 2
+    risen = 'Retrieval on held-out rows (a 0.500 → 0.550) has risen after 10 steps: +0.050 [+0.030, +0.070].'
+    assert signatures(table, dict(a='learns')) == [risen]
+
+@pytest.mark.parametrize('make, message', [
+    (lambda corpus: signatures(measured(a=[ZERO]), dict(c='rises')), 'no gauge c; it has: a'),
+    (lambda corpus: signatures(measured(a=[ZERO]), dict(a='falls')), "not {'a': 'falls'}"),
+    (lambda corpus: ranks_from_scores(np.full((2, 2), np.nan), np.array([0, 1])),
+    'query 0 has the score nan'),
+    (lambda corpus: token_gauge([np.array([1])]*40, [np.array([1])]*20), '40 queries and 20 documents'),
+    (lambda corpus: retrieval_gauge(['a'], []), '1 queries and 0 documents'),
+    (lambda corpus: held_out_gauges(corpus, ('rows',)), 'source rows has 0 different validation pairs'),
+    (lambda corpus: held_out_gauges(corpus, ('nothing',)), "source 'nothing' is not in"),
+    (lambda corpus: draw_gauges(corpus.folder), 'holds no gauges.csv')])
+def test_gauges_that_cannot_be(place, make, message):
+    def work():
+        try: make(from_files(place.rows, place.folder/'corpus'))
+        except ValueError as error: complain(error)
+    assert message in refused(Run(work))
+
+def test_gauges_of_each_source(place):
+    write(place.rows, [dict(row, split='validation' if i % 2 else 'train') for i, row in enumerate(ROWS)])
+    def work():
+        assert [*held_out_gauges(from_files(place.rows, place.folder/'corpus'), ('rows',),
+            rows=10)] == ['rows']
+    done(Run(work))
+
+@pytest.mark.parametrize('seconds, steps_drawn', [(0, 9), (60, 0)])
+def test_a_run_that_was_stopped_is_drawn(tmp_path, seconds, steps_drawn):
+    "With a checkpoint after each step that the next one has vouched for, and without one."
+    gauges = dict(a=lambda embedder: np.zeros(4))
+    assert loop(tmp_path, dies_at=10, checkpoint_seconds=seconds, gauges=gauges).wait()[0] == -signal.SIGKILL
+    def work(): assert len(draw_gauges(tmp_path).axes[0].lines[0].get_xdata()) == steps_drawn
+    done(Run(work))
+
 # texts without a vector
 
-def zeroed(place, *tokens):
+def zeroed(place, trained, *tokens):
     "In a fork: a static model of the rows' vocabulary, in which some tokens have no vector."
     def work():
-        embedder = Embedder.load(place.out)
+        embedder = Embedder.load(trained.out)
         for token in tokens: embedder.encoder.embedding.weight.data[embedder.tokenizer.token_to_id(token)] = 0
         embedder.save(place.folder/'zeroed')
-    done(place.start())
     done(Run(work))
     return '--init', place.folder/'zeroed', '--out'
 
 @pytest.mark.parametrize('stage', [pretrain, finetune])
-def test_rows_without_a_vector_are_left_out_and_named(place, stage):
+def test_rows_without_a_vector_are_left_out_and_named(place, trained, stage):
     "Row 4 asks in unknown characters, to which a model may give the zero vector; row 6 has such a negative."
-    model, out = zeroed(place, '[UNK]'), place.folder/'left'
+    model, out = zeroed(place, trained, '[UNK]'), place.folder/'left'
     rows = [dict(row) for row in ROWS]
     rows[3]['query'], rows[5]['negative'] = '☃ ☃', '☃'
     write(place.rows, rows)
@@ -289,9 +426,9 @@ def test_rows_without_a_vector_are_left_out_and_named(place, stage):
     assert '1 rows had no token with a vector and were left out: row 4 of rows.jsonl' in said
     assert [row['pairs'] for row in read_log(out/'log.csv')] == [31]*4 and finished_run(out)['left_out'] == 1
 
-def test_dropped_tokens_stop_no_run(place):
+def test_dropped_tokens_stop_no_run(place, trained):
     "Token dropout can leave a text with nothing but tokens that have no vector, each time at the same step."
-    model, out = zeroed(place, 'how', 'to', 'a', '[UNK]'), place.folder/'thinned'
+    model, out = zeroed(place, trained, 'how', 'to', 'a', '[UNK]'), place.folder/'thinned'
     more = (*model, out, '--token_dropout', 0.8)
     done(place.start(*more))
     log, weights = read_log(out/'log.csv'), (out/'model.safetensors').read_bytes()
@@ -302,8 +439,8 @@ def test_dropped_tokens_stop_no_run(place):
     done(place.start(*more))
     assert (out/'model.safetensors').read_bytes() == weights
 
-def test_a_run_of_nothing_but_zero_vectors_stops(place):
-    model = zeroed(place, '[UNK]')
+def test_a_run_of_nothing_but_zero_vectors_stops(place, trained):
+    model = zeroed(place, trained, '[UNK]')
     write(place.rows, [dict(query='☃'*i, document=f'☂ {"☃"*i}') for i in range(1, 33)])
     said = refused(place.start(*model, place.folder/'none'))
     assert '10 steps in a row were skipped' in said and 'no pair of the batch has a vector' in said
@@ -348,7 +485,8 @@ def test_all_negatives_of_a_row_are_trained_on(place):
     def look():
         corpus = from_files(place.rows, place.folder/'corpus')
         embedder = static(400, more=[f'wrong {k} of {i}' for k in range(3) for i in range(32)])
-        recipe = replace(gte_nb.training.recipes.RECIPES['laptop-scratch'][1], sources=('rows',), batch_size=4)
+        recipe = replace(gte_nb.training.recipes.RECIPES['laptop-scratch'][1], sources=('rows',),
+            batch_size=4)
         batch_at = gte_nb.training.triples.triple_batches(embedder, corpus, recipe)
         def text(ids): return embedder.tokenizer.decode(ids.tolist())
         for step in range(8):
