@@ -8,8 +8,8 @@ from scipy.stats import t as student, ttest_1samp
 
 from gte_nb.experiments import runner
 from gte_nb.utils import data_folder
-from gte_nb.experiments.runner import (COLUMNS, cell_rows, check_prediction, experiment_rows, find_experiment, joined,
-    lines_of, pack, recorded_rows, run_experiment, whole_cells)
+from gte_nb.experiments.runner import (COLUMNS, cell_rows, check_prediction, experiment_rows, find_experiment,
+    joined, lines_of, pack, recorded_rows, run_experiment, whole_cells)
 from gte_nb.experiments.claims import MARGIN, Claim, Judgement, all_claims, clustered, standing
 from gte_nb.evaluation.intervals import Estimate, holm, interval, together, two_way
 
@@ -246,7 +246,7 @@ def test_what_is_no_experiment(tmp_path, name, text, problem):
     with pytest.raises(ValueError, match=problem):
         find_experiment(str(tmp_path/name) if name.endswith('.py') else name)
 
-STUDIED = SimpleNamespace(__name__='studied', __doc__='Is it so?', __file__=__file__, ARMS=('vanilla', 'improved'),
+STUDIED = SimpleNamespace(__name__='studied', __doc__='Is it so?', ARMS=('vanilla', 'improved'),
     run=lambda arm, seed: [dict(step=0, metric='m', value=1.)], fingerprint=lambda tiny: 'none')
 
 @pytest.mark.parametrize('how, problem', [
