@@ -1,6 +1,6 @@
 """The one estimator, what claims make of it, how rows are kept, and what may be recorded."""
-import importlib.util, json, os, shutil, subprocess, sys
-from pathlib import Path
+import fcntl, importlib.util, json, shutil, subprocess, sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from scipy.stats import t as student, ttest_1samp
 
 from gte_nb.experiments import runner
 from gte_nb.utils import data_folder
-from gte_nb.experiments.runner import COLUMNS, cell_rows, check_prediction, experiment_rows, joined, lines_of, pack, run_experiment, whole_cells
+from gte_nb.experiments.runner import (COLUMNS, cell_rows, check_prediction, experiment_rows, find_experiment,
+    joined, lines_of, pack, recorded_rows, run_experiment, whole_cells)
 from gte_nb.experiments.claims import MARGIN, Claim, Judgement, all_claims, clustered, standing
 from gte_nb.evaluation.intervals import Estimate, holm, interval, together, two_way
 
@@ -234,6 +235,36 @@ def test_a_row_says_how_it_was_made():
     assert {'commit', 'clean', 'instructions', 'blas',
         'recipe'} <= made.keys() and not any(row['made'] for row in others)
     assert first['versions'] and first['hardware'] and first['command']
+
+# --- what is no experiment
+
+@pytest.mark.parametrize('name, text, problem', [
+    ('sped', None, "no experiment is called 'sped'; there are: "), ('no.py', None, 'does not exist'),
+    ('speed.py', '', 'rename your file'), ('half.py', 'ARMS = ()', 'lacks run')])
+def test_what_is_no_experiment(tmp_path, name, text, problem):
+    if text is not None: (tmp_path/name).write_text(text)
+    with pytest.raises(ValueError, match=problem):
+        find_experiment(str(tmp_path/name) if name.endswith('.py') else name)
+
+STUDIED = SimpleNamespace(__name__='studied', __doc__='Is it so?', ARMS=('vanilla', 'improved'),
+    run=lambda arm, seed: [dict(step=0, metric='m', value=1.)], fingerprint=lambda tiny: 'none')
+
+@pytest.mark.parametrize('how, problem', [
+    (dict(seeds=0), '0 seeds'),
+    (dict(arms=['improve']), 'studied has no arm improve; it has: vanilla, improved')])
+def test_what_cannot_be_run(tmp_path, how, problem):
+    with pytest.raises(ValueError, match=problem): run_experiment(STUDIED, tmp_path/'rows.csv', **how)
+
+def test_one_command_writes_a_file_of_rows(tmp_path):
+    with open(tmp_path/'rows.csv', 'ab') as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match='another gte_experiment is writing'):
+            run_experiment(STUDIED, tmp_path/'rows.csv')
+
+def test_other_files_are_no_rows(tmp_path):
+    (tmp_path/'other.csv').write_text('import pandas\n')
+    with pytest.raises(ValueError, match='is no file of an experiment'): whole_cells(tmp_path/'other.csv')
+    with pytest.raises(FileNotFoundError, match='gte_experiment never --record'): recorded_rows('never')
 
 # --- predictions
 
