@@ -197,7 +197,8 @@ def standing(
     judged: list[Judgement], # of a table
 ) -> list[bool]: # one for each
     "Whether each verdict stands when all are judged together, with 5% for any wrong one (Holm)."
-    direction, within = (holm([getattr(one, p) for one in judged]) < 0.05 for p in ('direction', 'within'))
+    direction, within = (holm(np.array([getattr(one, p) for one in judged])) < 0.05
+        for p in ('direction', 'within'))
     def stands(one, d, w): return bool(d if 'hold' in one.verdict else w and 'equivalent' in one.verdict)
     return [stands(*each) for each in zip(judged, direction, within)]
 
@@ -239,13 +240,16 @@ def scoreboard() -> 'Markdown': # of IPython
                                 "checkout of the project, "
                                 'not with the installed package; call this in one')
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
-    notes = (
-        (f"""*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn
-at random like these; where there is one task, other packages of it. An interval is 95% for itself; a verdict in
-bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: inside of
-±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would have been told from 0
-in 80 of 100 cases."""))
-    lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes.splitlines()]
+    notes = [
+        '*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn',
+        'at random like these; where there is one task, other packages of it. An interval is 95% for itself; '
+        'a verdict in',
+        'bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: '
+        'inside of',
+        f"±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would "
+        'have been told from 0',
+        'in 80 of 100 cases.']
+    lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes]
     return Markdown('\n'.join(lines))
 
 # %% ../../nbs/machinery/claims.ipynb #a2e00002

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import numpy as np
@@ -64,8 +64,8 @@ class Tokens:
         file: str|Path, # .npz
     ):
         "Write everything into one compressed file, which `load` reads; nothing in it is pickled."
-        arrays = dict(about=np.frombuffer(json.dumps(dict(self.about,
-            tokenizer=self.tokenizer.to_str())).encode(), np.uint8))
+        about = json.dumps(dict(self.about, tokenizer=self.tokenizer.to_str())).encode()
+        arrays: dict[str, Any] = dict(about=np.frombuffer(about, np.uint8))
         for part, tables in (('train', self.train), ('tests', self.tests)):
             for source, both in tables.items():
                 for column, table in zip(('query', 'document'), both):
@@ -82,22 +82,11 @@ class Tokens:
         FileNotFoundError when there is none."""
         try:
             with np.load(file, allow_pickle=False) as arrays:
-                about, found = json.loads(arrays['about'].tobytes()), dict(train=defaultdict(list),
-                    tests=defaultdict(list))
-                for name in arrays.files:
-                    if name.endswith('/ids'):
-                        part, source, column, _ = name.split('/')
-                        lengths = arrays[f'{part}/{source}/{column}/lengths'].astype(np.int64)
-                        table = TokenTable(arrays[name], np.concatenate([[0], lengths.cumsum()]))
-                        if table.offsets[-1] != len(table.flat):
-                            raise ValueError(f'{name} has {len(table.flat)} ids, and its lengths add up to '
-                                             f'{table.offsets[-1]}')
-                        found[part][source].append(table)
-            tokens = cls(Tokenizer.from_str(about.pop('tokenizer')),
-                *({source: tuple(both) for source, both in found[part].items()}
-                for part in ('train', 'tests')), about)
-            if not (tokens.train and tokens.tests) or any(len(both) != 2 or len(both[0]) != len(both[1])
-                    for tables in (tokens.train, tokens.tests) for both in tables.values()):
+                about = json.loads(arrays['about'].tobytes())
+                train, tests = (cls._tables(arrays, part) for part in ('train', 'tests'))
+            tokens = cls(Tokenizer.from_str(about.pop('tokenizer')), train, tests, about)
+            if not (train and tests) or any(len(both) != 2 or len(both[0]) != len(both[1])
+                    for tables in (train, tests) for both in tables.values()):
                 raise ValueError('pairs are missing')
         except FileNotFoundError:
             raise FileNotFoundError(
@@ -107,6 +96,21 @@ class Tokens:
             raise ValueError(f'{file} is no whole corpus of token ids ({error}); copy it again, or write it '
                              f'with: gte_tokens --out {file}') from None
         return tokens
+
+    @staticmethod
+    def _tables(arrays, part):
+        "Source → (queries, documents), of 'train' or 'tests'"
+        found = defaultdict(list)
+        for name in arrays.files:
+            if not (name.startswith(f'{part}/') and name.endswith('/ids')): continue
+            _, source, column, _ = name.split('/')
+            lengths = arrays[f'{part}/{source}/{column}/lengths'].astype(np.int64)
+            table = TokenTable(arrays[name], np.concatenate([[0], lengths.cumsum()]))
+            if table.offsets[-1] != len(table.flat):
+                raise ValueError(f'{name} has {len(table.flat)} ids, and its lengths add up to '
+                                 f'{table.offsets[-1]}')
+            found[source].append(table)
+        return {source: tuple(both) for source, both in found.items()}
 
 # %% ../../nbs/machinery/gpu.ipynb #8be45ddd
 def corpus_tokens(
@@ -152,7 +156,8 @@ def package_tokens(
     least: int = 200, # training pairs of a source, or it is left out; a tenth of that for a test
 ) -> Tokens: # tests: the same sources, of modules that are held out
     "Mine code and documentation of installed packages. Raises ValueError when too little is found."
-    found, files, unread = dict(train={}, test={}), [(path, module, is_test) for package in packages
+    found: dict[str, dict[str, dict]] = dict(train={}, test={})
+    files, unread = [(path, module, is_test) for package in packages
         if installed_version(package) for path, module, is_test in python_files(package)], 0
     with progress_bar(len(files), 'mining', 'file') as bar:
         for path, module, is_test in files:
@@ -183,11 +188,12 @@ def package_tokens(
         vocab_size)
     ids = Embedder(Encoder(EncoderConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=64,
         num_hidden_layers=0, num_attention_heads=1)), tokenizer)
-    def tables(pairs):
-        return tuple(token_table(ids, list(texts), length)
+    def tables(pairs_of):
+        return {source: tuple(token_table(ids, list(texts), length)
             for texts, length in zip(zip(*pairs), (QUERY_TOKENS, DOCUMENT_TOKENS)))
-    return Tokens(tokenizer, *({source: tables(pairs) for source, pairs in those.items()}
-        for those in (train, tests)), dict(packages=packages, tests='held-out modules'))
+            for source, pairs in pairs_of.items()}
+    about = dict(packages=packages, tests='held-out modules')
+    return Tokens(tokenizer, tables(train), tables(tests), about)
 
 def open_tokens(
     tiny: bool = False, # a corpus for rehearsals, of two small packages

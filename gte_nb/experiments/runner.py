@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Callable
 
 import torch
 import numpy as np
@@ -39,7 +39,8 @@ COLUMNS = ('experiment', 'arm', 'seed', 'step', 'metric', 'value',   # the numbe
            'items')
 
 def _pairs(text): return int(text) if text else nan
-_TYPES = dict(seed=int, step=int, value=float, seconds=float, rows=int, pairs=_pairs)
+_TYPES: dict[str, Callable[[str], Any]] = dict(seed=int, step=int, value=float, seconds=float, rows=int,
+    pairs=_pairs)
 
 _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
 _RECIPROCAL = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
@@ -108,7 +109,7 @@ def whole_cells(
     # last one
     "What is finished; items where they lie in this file. Raises ValueError when the file is none of ours."
     text = file.read_bytes() if file.exists() else b''
-    lines, whole, end, last = text[:text.rfind(b'\n') + 1].splitlines(keepends=True), [], 1, 1
+    lines = text[:text.rfind(b'\n') + 1].splitlines(keepends=True)
     if not lines: return [], 0
     try:
         header, *rows = csv.reader(line.decode() for line in lines)
@@ -118,13 +119,13 @@ def whole_cells(
     except ValueError as error:
         advice = 'move it away, or choose another --out'
         raise ValueError(f'{file} is no file of an experiment ({error}); {advice}') from None
-    # standing together
-    for _, cell in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):
-        cell = list(cell)
+    whole: list[dict] = []
+    end = last = 1                                                             # lines, with the header
+    # a cell's rows stand together
+    for _, group in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):
+        cell = list(group)
         end += len(cell)
-        if len(cell) == cell[0]['rows']:
-            whole += cell
-            last = end
+        if len(cell) == cell[0]['rows']: whole, last = whole + cell, end
     return whole, sum(map(len, lines[:last]))
 
 def lines_of(
@@ -182,10 +183,11 @@ def experiment_rows(
 
 # %% ../../nbs/machinery/runner.ipynb #4552efc2
 def _names():
-    return sorted(m.name for m in pkgutil.iter_modules(importlib.import_module('gte_nb.experiments.studies').__path__))
+    studies = importlib.import_module('gte_nb.experiments.studies')
+    return sorted(module.name for module in pkgutil.iter_modules(studies.__path__))
 
 def find_experiment(
-    name: str, # of a module in gte_nb.studies, or a file that ends in .py
+    name: str, # of a module in gte_nb.experiments.studies, or a file that ends in .py
 ) -> ModuleType: # with ARMS and run
     "Import an experiment. Raises ValueError with one sentence when there is none."
     names, stem = _names(), Path(name).stem
@@ -200,6 +202,7 @@ def find_experiment(
         raise ValueError(f'{name} has the name of an experiment of this package, so their rows would mix; '
                          'rename your file')
     spec = importlib.util.spec_from_file_location(stem, name)
+    assert spec and spec.loader                                 # there is one for every file that ends in .py
     study = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(study)
     if missing := [what for what in ('ARMS', 'run') if not hasattr(study, what)]:
@@ -233,7 +236,7 @@ def check_prediction(
 ):
     """Raises ValueError when its prediction is not committed as it stands: rows are evidence only when it
     came first."""
-    code, root, ours = Path(study.__file__).resolve(), checkout(), study.__name__.startswith('gte_nb.')
+    code, root, ours = Path(str(study.__file__)).resolve(), checkout(), study.__name__.startswith('gte_nb.')
     text = root/'nbs'/'experiments'/f'{code.stem}.ipynb' if root and ours else code
     if 'predict' not in text.read_text(encoding='utf-8').lower():
         raise ValueError(f'{text} says nothing of a prediction; write down what is expected, commit it, '
@@ -246,6 +249,38 @@ def check_prediction(
             raise ValueError(f'{file} is not committed as it stands; commit prediction and code, then '
                              'record: '
                              'rows must be younger than what they test')
+
+def _locked_rows(out, file):
+    "The rows of whole cells, in a file that nobody else writes; a piece of a cell is cut off."
+    try: fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(
+            f'another gte_experiment is writing {file}; wait for it, or choose another --out') from None
+    table, end = whole_cells(file)
+    if piece := file.stat().st_size - end:
+        out.truncate(end)
+        print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, '
+              'and the cell is run again')
+    return table
+
+def _run_cells(study, out, file, cells, todo, took, corpus, until, tiny):
+    "Run cells from the front of `todo` until the clock says `until`; a sentence for each that failed."
+    name, failed = study.__name__.rpartition('.')[2], []
+    while todo and perf_counter() <= until:
+        arm, seed = todo.pop(0)
+        place, start = f'[{len(cells) - len(todo)}/{len(cells)}] {arm}, seed {seed}', perf_counter()
+        try:
+            found = study.run(arm, seed, **({'tiny': True} if tiny else {}))
+            rows = cell_rows(name, arm, seed, found, perf_counter() - start, corpus)
+        except Exception as error:
+            failed.append(f'{arm}, seed {seed}: {type(error).__name__}: {error}')
+            print(f'{place}: failed\n{traceback.format_exc()}', file=sys.stderr, flush=True)
+            continue
+        out.write(lines_of(rows, header=not file.stat().st_size)); out.flush(); os.fsync(out.fileno())
+        took.setdefault(arm, []).append(rows[0]['seconds'])
+        print(f"{place}: {len(rows)} rows in {_duration(rows[0]['seconds'])}; left: {_left(todo, took)}",
+            flush=True)
+    return failed
 
 def run_experiment(
     # has __doc__, ARMS and run(arm, seed); perhaps MOST, as `planned` takes it; fingerprint(tiny), of a
@@ -260,23 +295,15 @@ def run_experiment(
 ) -> list[str]: # a sentence for each cell that failed
     """Run the cells that are not finished yet. Raises ValueError with one sentence for bad input. Ctrl-C
     passes through as KeyboardInterrupt; finished cells are on the disk."""
-    began, name, file = perf_counter(), study.__name__.rpartition('.')[2], Path(file)
+    until, name, file = perf_counter() + 60*budget, study.__name__.rpartition('.')[2], Path(file)
     if seeds < 1: raise ValueError(f'{seeds} seeds; give at least 1')
     if unknown := [arm for arm in arms or () if arm not in study.ARMS]:
         raise ValueError(f"{name} has no arm {', '.join(unknown)}; it has: {', '.join(study.ARMS)}")
     if record: check_prediction(study)
-    corpus, failed = study.fingerprint(tiny) if hasattr(study, 'fingerprint') else mine().fingerprint, []
+    corpus = study.fingerprint(tiny) if hasattr(study, 'fingerprint') else mine().fingerprint
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, 'ab') as out:
-        try: fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f'another gte_experiment is writing {file}; wait for it, or choose another --out') from None
-        table, end = whole_cells(file)
-        if piece := file.stat().st_size - end:
-            out.truncate(end)
-            print(f'{file}: the last {piece} bytes are a piece of a cell, left by a kill; they are cut off, '
-                  'and the cell is run again')
+        table = _locked_rows(out, file)
         seconds = {(row['arm'], row['seed'], row['corpus']): row['seconds'] for row in table}
         took = {arm: [s for (a, *_), s in seconds.items() if a == arm] for arm, *_ in seconds}
         finished = {(arm, seed) for arm, seed, of in seconds if of == corpus}
@@ -285,23 +312,10 @@ def run_experiment(
         todo = [cell for cell in cells if cell not in finished]
         print(f'{name}: {study.__doc__}\n{len(cells)} cells, {len(cells) - len(todo)} of them finished in '
               f'{file}; left: {_left(todo, took)}', flush=True)
-        try:
-            while todo and perf_counter() - began <= 60*budget:
-                arm, seed = todo.pop(0)
-                place, start = f'[{len(cells) - len(todo)}/{len(cells)}] {arm}, seed {seed}', perf_counter()
-                try:
-                    rows = cell_rows(name, arm, seed, study.run(arm, seed,
-                        **({'tiny': True} if tiny else {})), perf_counter() - start, corpus)
-                except Exception as error:
-                    failed.append(f'{arm}, seed {seed}: {type(error).__name__}: {error}')
-                    print(f'{place}: failed\n{traceback.format_exc()}', file=sys.stderr, flush=True)
-                    continue
-                out.write(lines_of(rows, header=not file.stat().st_size)); out.flush(); os.fsync(out.fileno())
-                took.setdefault(arm, []).append(rows[0]['seconds'])
-                print(f"{place}: {len(rows)} rows in {_duration(rows[0]['seconds'])}; left: "
-                      f"{_left(todo, took)}", flush=True)
+        try: failed = _run_cells(study, out, file, cells, todo, took, corpus, until, tiny)
         except KeyboardInterrupt as stop:
-            print(f"\n{stop if str(stop) else 'stopped: the one in progress is lost; the same command goes on'}; the finished cells are in {file}")
+            why = str(stop) or 'stopped: the one in progress is lost; the same command goes on'
+            print(f'\n{why}; the finished cells are in {file}')
             raise
         finally:
             if importlib.util.find_spec('pyarrow'): pack(file)         # without it the scores stay in the CSV
@@ -381,7 +395,7 @@ def item_scores(
         arms = ', '.join(dict.fromkeys(rows['arm']))
         raise ValueError(f'{arm} has no items of {metric}; the arms are {arms}')
     chosen = range(len(found.iloc[0])) if part is None else np.atleast_1d(part)
-    tasks = {i: np.stack([parts[i] for parts in found]) for i in chosen}
+    tasks = {str(i): np.stack([parts[i] for parts in found]) for i in chosen}
     return pd.DataFrame(joined(tasks), index=found.index)
 
 def joined(

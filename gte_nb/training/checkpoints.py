@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LOG', 'checkpoint_steps', 'save_checkpoint', 'load_checkpoint', 'differences', 'writable', 'locked', 'keep_tokenizer',
-           'same_vocabulary', 'read_log', 'finished_run']
+           'same_vocabulary', 'as_table', 'write_table', 'read_log', 'finished_run']
 
 # %% ../../nbs/machinery/checkpoints.ipynb #965cce5a
 import csv, hashlib, json, shutil, sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from filelock import FileLock, Timeout
@@ -21,6 +22,9 @@ from tokenizers import Tokenizer
 from ..data.tokens import sync
 from ..documented import documented
 from ..utils import writing, written_aside
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/checkpoints.ipynb #7d5b3c1b
 def _digest(file):
@@ -121,9 +125,6 @@ def locked(
     try: yield
     finally: lock.release()
 
-# %% ../../nbs/machinery/checkpoints.ipynb #296e98c0
-documented(globals())
-
 # %% ../../nbs/machinery/checkpoints.ipynb #c8ca428c
 # columns of a log; seconds since the run began, pauses left out
 LOG = ('step', 'loss', 'norm', 'learning_rate', 'pairs', 'seconds', 'skipped')
@@ -143,16 +144,22 @@ def same_vocabulary(
     tokenizer: Tokenizer, # of the run that wants to go on
 ) -> bool: # whether both give the same ids, lengths apart
     "Compare two tokenizers."
-    def what(text): return json.loads(text) | dict(truncation=None, padding=None)
-    return file.exists() and what(file.read_text(encoding='utf-8')) == what(tokenizer.to_str())
+    def vocabulary(text): return json.loads(text) | dict(truncation=None, padding=None)
+    return file.exists() and vocabulary(file.read_text(encoding='utf-8')) == vocabulary(tokenizer.to_str())
 
-def _table(rows):
-    "Rows as a DataFrame, or as they are where pandas is missing: training needs none"
+def as_table(
+    rows: list[dict], # with the same keys
+) -> 'pd.DataFrame': # or the rows as they are where pandas is missing: training needs none
+    "Rows as a DataFrame."
     if not find_spec('pandas'): return rows
     import pandas as pd
     return pd.DataFrame(rows)
 
-def _write_table(rows, file):
+def write_table(
+    rows: list[dict], # with the same keys; at least one
+    file: str|Path, # .csv
+):
+    "Write rows with a line of their keys."
     with open(file, 'w', encoding='utf-8', newline='') as out:
         writer = csv.DictWriter(out, rows[0], lineterminator='\n')
         writer.writeheader()
@@ -172,3 +179,6 @@ def finished_run(
     "What a finished run says of itself."
     file = Path(folder)/'training.json'
     return json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+
+# %% ../../nbs/machinery/checkpoints.ipynb #296e98c0
+documented(globals())

@@ -10,11 +10,10 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ...data.batches import Batch, pair_batches
 from ..claims import Claim
-from ..runner import by_task
-from ...data.batches import Batch
 from ..miniature import BASE, BERT, EXAMINED, UNSEEN, cell
-from ...data.batches import pair_batches
+from ..runner import by_task
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..claims import Claim
-from ..runner import by_task, compare
 from ..miniature import BASE, BERT, SOURCES, UNSEEN, cell
+from ..runner import by_task, compare
 
 # %% ../../../nbs/experiments/batch_size.ipynb #193e1701
 # sources with more than 16,384 pairs; narrow, because the loss takes batch size squared × width

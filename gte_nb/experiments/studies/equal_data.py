@@ -10,12 +10,12 @@ from dataclasses import replace
 from tempfile import TemporaryDirectory
 from time import process_time
 
-import pandas as pd
 import torch
+import pandas as pd
 
-from ...model.embedder import Embedder
 from ..miniature import BASE, BERT, SOURCES, cell_of, fit, shrunk, start
 from .speed import peer_model, peer_trainer, texts_in_order
+from ...model.embedder import Embedder
 
 # %% ../../../nbs/experiments/equal_data.ipynb #4616edb2
 # sources that fill every batch; the peer does not look for duplicates

@@ -14,21 +14,21 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Callable
+from typing import Callable, cast
 
+import torch
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 
-from ...utils import evaluation_folder, kept, runs_folder, written_aside
-from ...model.embedder import Embedder
-from ...model.encoder import Encoder
-from ...evaluation.evaluate import STS, Classification, Retrieval
 from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
+from ...evaluation.evaluate import STS, Classification, Retrieval
+from ...model.embedder import Embedder
+from ...model.encoder import Encoder, EncoderConfig
 from ...training.checkpoints import finished_run
 from ...training.loop import train
+from ...utils import evaluation_folder, kept, runs_folder, written_aside
 
 # %% ../../../nbs/experiments/finetuned.ipynb #69071100
 BATCH, LENGTH, TEMPERATURE = 32, 64, 0.05   # pairs of a batch; tokens of a text; τ
@@ -59,7 +59,7 @@ def start(
         if model == 'from scratch':
             with torch.random.fork_rng([]):
                 torch.manual_seed(seed)
-                embedder.encoder = Encoder(embedder.encoder.config)
+                embedder.encoder = Encoder(cast(EncoderConfig, embedder.encoder.config))
     embedder.max_length = LENGTH
     return embedder
 
@@ -87,8 +87,8 @@ def scored_gradient(
 class Task:
     "What to train on, and two tasks of `09_evaluation`: one to choose on, one to look at once."
     batches: Callable[[Embedder, int], Callable[[int], Batch]] # (embedder, seed) → step → batch
-    validation: Classification|STS|Retrieval
-    test: Classification|STS|Retrieval
+    validation: Classification|STS|Retrieval # to choose the rate on
+    test: Classification|STS|Retrieval # to look at once
     gradient: Callable|None = None # as `train` takes it; None: the improved loss
 
 def _in_turn(first, second, scores=None):
@@ -209,7 +209,7 @@ def run(
 
     tried = {float(rate): score for rate, score
         in kept(folder/f'rates-{model}-{name}-{key(first)}-{what.validation.key}.json', choose).items()}
-    rate, embedder = max(tried, key=tried.get), start(model, seed) if seed else first
+    rate, embedder = max(tried, key=tried.__getitem__), start(model, seed) if seed else first
     before = kept(folder/f'before-{model}-{name}-{key(embedder)}-{what.test.key}.json',
         lambda: _measure(embedder, what.test))
     if seed == 0 and tuned: embedder, loss, seconds = tuned[rate]

@@ -13,30 +13,32 @@ from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
+from typing import Any, Callable, cast
 
-import numpy as np
 import torch
+import numpy as np
 
-from ...utils import cache_folder
+from ...data.batches import Batch
+from ...data.sampler import MixtureSampler
+from ..gpu import (Device, copy_rate, find_device, in_memory, model_operations, open_tokens,
+                                    peak_bytes, product_rate, timed)
+from ...losses import LOSSES
 from ...model.embedder import Embedder
 from ...model.encoder import Encoder, EncoderConfig
-from ...training.gauges import token_gauge
-from ..gpu import Device, copy_rate, find_device, in_memory, model_operations, open_tokens, peak_bytes, product_rate, timed
-from ...data.batches import Batch
-from ...training.gradient_cache import PRECISIONS, TILE, backward
-from ...losses import LOSSES
-from ...data.sampler import MixtureSampler
 from ...training.checkpoints import read_log
+from ...training.gauges import token_gauge
+from ...training.gradient_cache import PRECISIONS, TILE, backward
 from ...training.loop import train
+from ...utils import cache_folder
 
 # %% ../../../nbs/experiments/gpu.ipynb #729de00c
 PAIRS, LONG, TEMPERATURE = 524_288, 20_000_000, 0.01
 # layers x width → learning rate
 SHAPES = {'6x384': 5e-4, '12x384': 3e-4, '12x768': 2e-4, '24x1024': 1e-4, '24x2048': 5e-5}
-STEPS = {name: dict(pairs=2_048, **how) for name, how in {'fp32': dict(precision='fp32'),
-    'tf32': dict(precision='fp32', tf32=True), 'bf16': {}, 'bf16 packed': dict(packed=True),
-    'bf16 compiled': dict(compiled=True)}.items()} | {
-    'full 16384': dict(pairs=16_384, full=True),
+STEPS: dict[str, dict[str, Any]] = {
+    'fp32': dict(pairs=2_048, precision='fp32'), 'tf32': dict(pairs=2_048, precision='fp32', tf32=True),
+    'bf16': dict(pairs=2_048), 'bf16 packed': dict(pairs=2_048, packed=True),
+    'bf16 compiled': dict(pairs=2_048, compiled=True), 'full 16384': dict(pairs=16_384, full=True),
     'full 16384 compiled': dict(pairs=16_384, full=True, compiled=True)}
 # texts of a mini-batch of its cached loss
 PEERS = ('sentence-transformers 64', 'sentence-transformers 256') if find_spec(
@@ -86,11 +88,13 @@ def run(
     if part == 'ceilings': return _rows(**ceilings(device, tiny))
     if part == 'step': return _rows(**step_numbers(rest[0], tokens, device, seed, tiny))
     if part == 'tiles': return _rows(**tile_numbers(rest[0], int(rest[1]), device, tiny))
-    how = dict(losses=lambda loss, n: dict(loss=loss, batch=int(n)), batch=lambda n,
-        rate: dict(batch=int(n), rate=float(rate)), alpha=lambda alpha: dict(alpha=float(alpha)),
-               models=lambda shape: dict(shape=shape, rate=SHAPES[shape], pairs=100*1_024),
-               long=lambda: dict(batch=4_096, pairs=LONG, keep=True))[part](*rest)
-    return trained_rows(arm, tokens, device, seed, tiny, **how)
+    settings: dict[str, Callable[..., dict[str, Any]]] = dict(
+        losses=lambda loss, n: dict(loss=loss, batch=int(n)),
+        batch=lambda n, rate: dict(batch=int(n), rate=float(rate)),
+        alpha=lambda alpha: dict(alpha=float(alpha)),
+        models=lambda shape: dict(shape=shape, rate=SHAPES[shape], pairs=100*1_024),
+        long=lambda: dict(batch=4_096, pairs=LONG, keep=True))
+    return trained_rows(arm, tokens, device, seed, tiny, **settings[part](*rest))
 
 def _rows(**numbers):
     return [dict(step=0, metric=name.replace('_', ' '), value=float(value))
@@ -138,11 +142,13 @@ def some_pairs(
     "A batch to time."
     rng = np.random.default_rng(seed)
     if full:
-        return Batch(*([ids for ids in rng.integers(5, tokens.tokenizer.get_vocab_size(), (n, full))]
-            for _ in range(2)))
+        queries, documents = (list(rng.integers(5, tokens.tokenizer.get_vocab_size(), (n, full)))
+            for _ in range(2))
+        return Batch(queries, documents)
     tables = list(tokens.train.values())
-    sources, columns = rng.choice(len(tables), n,
-        p=(sizes := np.array([len(q) for q, _ in tables])) / sizes.sum()), ([], [])
+    sizes = np.array([len(queries) for queries, _ in tables])
+    sources = rng.choice(len(tables), n, p=sizes / sizes.sum())
+    columns: tuple[list, list] = [], []
     for source in range(len(tables)):
         rows = rng.integers(len(tables[source][0]), size=int((sources == source).sum()))
         for column, table in zip(columns, tables[source]): column += table[rows]
@@ -156,7 +162,7 @@ def step_numbers(
     tiny: bool = False, # 32 pairs
 ) -> dict[str, float]: # seconds, rates, memory
     "Time a training step of a BERT-base."
-    how = dict(pairs=2_048, full=False, precision=device.precision, tf32=False, packed=False,
+    how: dict[str, Any] = dict(pairs=2_048, full=False, precision=device.precision, tf32=False, packed=False,
         compiled=False) | STEPS.get(name, {})
     if not device.bf16: how['precision'] = 'fp32'
     batch = some_pairs(tokens, 32 if tiny else how['pairs'], (16 if tiny else 128) if how['full'] else 0,
@@ -169,7 +175,7 @@ def step_numbers(
         seconds = in_memory(lambda memory: timed(lambda: work(memory), device, 1 if tiny else 3), device)
     lengths = np.array([len(ids) for ids in batch.queries + batch.documents])
     return dict(seconds=seconds, pairs_per_second=len(batch)/seconds, tokens_per_second=lengths.sum()/seconds,
-        flops=model_operations(embedder.encoder.config, lengths)/seconds,
+        flops=model_operations(cast(EncoderConfig, embedder.encoder.config), lengths)/seconds,
                 product_rate=product_rate(device, PRECISIONS[how['precision']] or torch.float32,
                 256 if tiny else 8192), bits=16 if how['precision'] == 'bf16' else 32,
                 peak_bytes=peak_bytes(device))
@@ -268,7 +274,7 @@ def trained_rows(
     folder = (cache_folder(
         )/'gpu'/f"{'tiny-' if tiny else ''}{arm.replace('/', '-')}-{seed}-{tokens.fingerprint}")
     embedder = new_encoder(shape, tokens, tiny)
-    how = dict(gauges=marks, gauge_every=max(1, steps//20)) if keep else {}
+    how: dict[str, Any] = dict(gauges=marks, gauge_every=max(1, steps//20)) if keep else {}
     in_memory(lambda memory: train(embedder, batch_at, folder, steps, rate, loss, TEMPERATURE,
         precision=device.precision, packed=True, memory=memory, seed=seed,
         about=dict(arm=arm, seed=seed, tiny=tiny, corpus=tokens.fingerprint, precision=device.precision),
@@ -285,7 +291,7 @@ def trained_rows(
         for ids in both.queries + both.documents])
     speed = seen[-1]/log[-1]['seconds']
     # of a pair
-    operations = model_operations(embedder.encoder.config, lengths) / (len(lengths)/2)
+    operations = model_operations(cast(EncoderConfig, embedder.encoder.config), lengths) / (len(lengths)/2)
     rows += [dict(row, step=steps) for row in _rows(pairs_per_second=speed, flops=speed*operations,
         product_rate=product_rate(device, PRECISIONS[device.precision] or torch.float32,
         256 if tiny else 8192),

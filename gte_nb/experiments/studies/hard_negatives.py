@@ -8,23 +8,23 @@ __all__ = ['ROWS', 'KINDS', 'SETTINGS', 'TASKS', 'ARMS', 'pairs', 'negative_rows
 # %% ../../../nbs/experiments/hard_negatives.ipynb #492b5fb8
 from dataclasses import replace
 from functools import cache
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import pandas as pd
 
-from ...utils import kept, runs_folder
-from ..claims import Claim
-from ..runner import by_task
-from ...training.gauges import held_out_pairs, token_gauge
 from ...data.batches import Batch
-from ..miniature import BERT_SECOND, SECOND, UNSEEN, cell, second_start, start
-from ...data.mining import mine
-from ...model.bm25 import BM25
-from ...training.negatives import mine_hard_negatives
 from ...data.sampler import MixtureSampler
-from ...training.triples import siblings
 from ...data.tokens import training_pairs
+from ..claims import Claim
+from ..miniature import (BERT_SECOND, SECOND, UNSEEN, cell, project_corpus, second_start,
+                                          start)
+from ..runner import by_task
+from ...model.bm25 import BM25
+from ...training.gauges import held_out_pairs, token_gauge
+from ...training.negatives import mine_hard_negatives
+from ...training.triples import siblings
+from ...utils import kept, runs_folder
 
 # %% ../../../nbs/experiments/hard_negatives.ipynb #71f9797e
 ROWS = 6_000   # pairs of a source
@@ -39,8 +39,9 @@ KINDS = {   # how the negatives of an arm are found: scorer, how many, arguments
     'model unmasked': ('model', 1, dict(range_max=20, absolute_margin=None)),
     'model x7 unmasked': ('model', 7, dict(range_max=20, absolute_margin=None))}
 # arms with a smaller temperature or batch than the base's
-SETTINGS = {f'{kind} {name}': how for name, how in {'at 0.01': dict(temperature=0.01),
-    'in 8': dict(batch_size=8)}.items() for kind in ('random', 'model')}
+SETTINGS: dict[str, dict[str, Any]] = {f'{kind} {name}': {field: value}
+    for name, field, value in (('at 0.01', 'temperature', 0.01), ('in 8', 'batch_size', 8))
+    for kind in ('random', 'model')}
 KINDS |= {name: KINDS[name.split()[0]] for name in SETTINGS}
 TASKS = dict(dictionary='headword_example', code='docstring_code')
 ARMS = (*(f'{kind}/{task}' for task in TASKS for kind in KINDS),
@@ -52,7 +53,7 @@ def pairs(
     rows: int = ROWS, # at most
 ) -> pd.DataFrame: # query, document, module
     "The pairs that all arms share."
-    every = training_pairs(mine(), source)
+    every = training_pairs(project_corpus(), source)
     return every.sample(min(rows, len(every)), random_state=0).reset_index(drop=True)
 
 def negative_rows(
@@ -76,8 +77,8 @@ def negative_rows(
         return [[place[text] for text in column] for column in (found[f'negative_{i}'] if k > 1
             else found['negative'] for i in range(1, k + 1))]
     if scorer == 'model' or rows < ROWS: return np.array(mined()).T
-    return np.array(kept(runs_folder()/'miniature'/f'bm25-{source}-{rows}-{seed}-{mine().fingerprint}.json',
-        mined)).T
+    name = f'bm25-{source}-{rows}-{seed}-{project_corpus().fingerprint}.json'
+    return np.array(kept(runs_folder()/'miniature'/name, mined)).T
 
 @cache
 def crowd(
@@ -86,7 +87,7 @@ def crowd(
     queries: int = 300, # of its test pairs
 ) -> Callable: # embedder → a list of (n,) reciprocal ranks
     "An exam in which the documents of the training pairs stand in the way as well."
-    test = held_out_pairs(mine(), source, queries, 'test')
+    test = held_out_pairs(project_corpus(), source, queries, 'test')
     # as all models of this experiment do
     tokenize = start(SECOND, 0).tokenize
     gauge = token_gauge(*(tokenize(texts, 64) for texts in (test['query'].tolist(),

@@ -13,8 +13,8 @@ from itertools import combinations
 import numpy as np
 
 from ...evaluation.evaluate import bootstrap
-from ..claims import MARGIN
 from ...evaluation.intervals import Estimate, together, two_way
+from ..claims import MARGIN
 from ..runner import item_scores, recorded_rows
 
 # %% ../../../nbs/experiments/intervals.ipynb #56e7c1e4
@@ -105,10 +105,9 @@ def run(
     tiny: bool = False, # a miniature
 ) -> list[dict]: # step, metric, value: shares of the made-up experiments, variances
     "Make up experiments, and count."
-    kind, seeds, columns, spread = arm.split('/')
-    (n, unit), seeds, rng, repeats = columns.split(), int(seeds.split()[0]), np.random.default_rng([seed,
-        ARMS.index(arm)]), 20 if tiny else REPEATS
-    n = int(n)
+    kind, rows, columns, spread = arm.split('/')
+    seeds, n, unit = int(rows.split()[0]), int(columns.split()[0]), columns.split()[1]
+    rng, repeats = np.random.default_rng([seed, ARMS.index(arm)]), 20 if tiny else REPEATS
     if spread == 'sixteen together':
         def all_hold():
             base = made_up(rng, kind, seeds, n, unit, 1.)
@@ -117,7 +116,8 @@ def run(
             return all(low <= 0 <= high for _, low, high in intervals.values())
         return [dict(step=repeats, metric='all hold', value=np.mean([all_hold() for _ in range(repeats)]))]
     how = kind, seeds, n, unit, SPREADS[spread]
-    effect, counts = true_estimate(*how).smallest(), dict(missed=[], seen=[], equivalent=[])
+    effect = true_estimate(*how).smallest()
+    counts: dict[str, list] = dict(missed=[], seen=[], equivalent=[])
     both = ['bootstrap missed'] * (n == 1994 and spread == 'as found')
     for _ in range(repeats):
         values = made_up(rng, *how)

@@ -9,14 +9,14 @@ __all__ = ['ARMS', 'STEPS', 'killed', 'run']
 import os, signal, tempfile, time
 from pathlib import Path
 
-import numpy as np
 import torch
+import numpy as np
 from tokenizers import Tokenizer
 
-from ...training.checkpoints import checkpoint_steps
+from ...data.batches import Batch
 from ...model.embedder import Embedder, minilm_folder
 from ...model.encoder import Encoder, EncoderConfig, StaticEncoder
-from ...data.batches import Batch
+from ...training.checkpoints import checkpoint_steps
 from ...training.loop import train
 
 # %% ../../../nbs/experiments/kills.ipynb #7876c935
@@ -77,4 +77,9 @@ def killed(
         same = (alone/'model.safetensors').read_bytes() == (disturbed/'model.safetensors').read_bytes()
         return rows + [dict(step=kills, metric='same weights', value=same)]
 
-def run(arm, seed): return killed(arm, seed, ARMS[arm], STEPS[arm])
+def run(
+    arm: str, # one of ARMS
+    seed: int, # of the run and of the moments
+) -> list[dict]: # step, metric, value
+    "Kill a run as often as its arm says."
+    return killed(arm, seed, ARMS[arm], STEPS[arm])

@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from ..claims import Claim
-from ...evaluation.intervals import Estimate, holm, two_way
-from ..runner import by_task, item_scores, joined
-from ..miniature import BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, start
-from ...data.mining import mine
 from ...data.tokens import training_pairs
+from ...evaluation.intervals import Estimate, holm, two_way
+from ..claims import Claim
+from ..miniature import (BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, project_corpus,
+                                          start)
+from ..runner import by_task, item_scores, joined
 
 # %% ../../../nbs/experiments/leave_one_out.ipynb #3863e591
 HALVES = 40   # random halves of the sources
@@ -44,10 +44,12 @@ def similarities(
     inverse document frequency."""
     embedder = start(replace(BASE, hidden_size=512), 0)
     def mean(pairs):
-        return embedder.encode([text for column in ('query', 'document')
-            for text in pairs.sample(min(rows, len(pairs)), random_state=0)[column]]).mean(0)
-    sources, domains = {s: mean(training_pairs(mine(), s))
-        for s in SOURCES}, {d: mean(mine().pairs(d, 'test')) for d in DOMAINS}
+        some = pairs.sample(min(rows, len(pairs)), random_state=0)
+        texts = [text for column in ('query', 'document') for text in some[column]]
+        return embedder.encode(texts, normalize=True).mean(0)
+    corpus = project_corpus()
+    sources = {source: mean(training_pairs(corpus, source)) for source in SOURCES}
+    domains = {domain: mean(corpus.pairs(domain, 'test')) for domain in DOMAINS}
     # what all have in common says nothing
     centre = np.mean([*sources.values()], axis=0)
     def cosine(a, b): return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))

@@ -9,13 +9,13 @@ __all__ = ['WIDTHS', 'SHAPES', 'SMALL', 'COMPUTE', 'RECIPES', 'LONGER', 'ARMS', 
 from dataclasses import replace
 from functools import partial
 
-import pandas as pd
 import torch
+import pandas as pd
 
-from ...model.embedder import Embedder
 from ..claims import Claim, published_gain
-from ..runner import by_task
 from ..miniature import BASE, UNSEEN, best_rate, cell, stage1
+from ..runner import by_task
+from ...model.embedder import Embedder
 from ...training.start import new_bert
 
 # %% ../../../nbs/experiments/model_size.ipynb #51097bd6
@@ -53,8 +53,9 @@ def begin(
     embedder = new_bert(Embedder.load().tokenizer, recipe.layers, recipe.hidden_size, recipe.max_length, seed)
     first = replace(BASE, hidden_size=recipe.hidden_size)
     if tiny: first = replace(first, sources=('news_lead',), batch_size=16, steps=2)
-    trained = Embedder.load(stage1(seed, first)).encoder.embedding.weight
-    with torch.no_grad(): embedder.encoder.embeddings.word_embeddings.weight.copy_(trained)
+    trained = Embedder.load(stage1(seed, first)).encoder.get_parameter('embedding.weight')
+    words = embedder.encoder.get_parameter('embeddings.word_embeddings.weight')
+    with torch.no_grad(): words.copy_(trained)
     return embedder
 
 def run(

@@ -9,18 +9,18 @@ __all__ = ['CONTESTANTS', 'SETTINGS', 'RACE', 'NEGATIVE_ARMS', 'ARMS', 'model_fo
 # %% ../../../nbs/experiments/negatives.ipynb #367f657e
 import contextlib, io, json, os, subprocess, sys, tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ..miniature import project_corpus
+from ...model.bm25 import BM25
 from ...model.embedder import Embedder, minilm_folder
 from ...model.encoder import StaticEncoder
-from ...data.mining import mine
-from ...model.bm25 import BM25
 from ...training.negatives import mine_hard_negatives
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def model_folder(
     "A model for both."
     if not static: return str(minilm_folder())
     whole = Embedder.load()
-    table = whole.encoder.embeddings.word_embeddings.weight.detach()
+    table = whole.encoder.get_parameter('embeddings.word_embeddings.weight').detach()
     encoder, folder = StaticEncoder(*table.shape), tempfile.mkdtemp()
     encoder.embedding.weight.data.copy_(table)
     Embedder(encoder, whole.tokenizer).save(folder)
@@ -47,7 +47,7 @@ def real_pairs(
     seed: int, # of the draw
 ) -> pd.DataFrame: # query, document
     "Training pairs of one source."
-    pairs = mine().pairs(source, 'train')
+    pairs = project_corpus().pairs(source, 'train')
     return pairs[['query', 'document']].sample(min(n, len(pairs)), random_state=seed).reset_index(drop=True)
 
 class Given:
@@ -57,10 +57,14 @@ class Given:
         embedder: Embedder, # that made them
         texts: list[str], # all that will be asked for
     ):
-        self.vectors, self.place = embedder.encode(texts,
-            progress=False), {text: i for i, text in enumerate(texts)}
+        self.vectors = embedder.encode(texts, normalize=True, progress=False)
+        self.place = {text: i for i, text in enumerate(texts)}
 
-    def encode(self, texts: list[str], progress: bool|None = None) -> np.ndarray: # (n, hidden)
+    def encode(
+        self,
+        texts: list[str], # some of those
+        progress: bool|None = None, # not used: there is nothing to wait for
+    ) -> np.ndarray: # (n, hidden)
         "Look them up."
         return self.vectors[[self.place[text] for text in texts]]
 
@@ -102,7 +106,9 @@ def prepared(
     transformers.utils.logging.disable_progress_bar()
     model, data = SentenceTransformer(model_folder(static),
         device='cpu'), Dataset.from_dict(pairs.to_dict('list'))
-    if given: model.encode_query = model.encode_document = lambda texts, **_: vectors.encode(texts)
+    if given:
+        for side in ('encode_query', 'encode_document'):
+            setattr(model, side, lambda texts, **_: vectors.encode(texts))
     def theirs(num_negatives, **settings):
         with contextlib.redirect_stderr(io.StringIO()):
             return peer(data, model, num_negatives=num_negatives, verbose=False,
@@ -119,13 +125,14 @@ def triples(
 
 # %% ../../../nbs/experiments/negatives.ipynb #5dfd5049
 CONTESTANTS = ('gte_nb', 'sentence-transformers')
-SETTINGS = (dict(num_negatives=1, range_max=20), dict(num_negatives=3, range_min=5, range_max=30),
+SETTINGS: tuple[dict[str, Any], ...] = (
+    dict(num_negatives=1, range_max=20), dict(num_negatives=3, range_min=5, range_max=30),
     dict(num_negatives=3, range_max=50, absolute_margin=0.05),
-            dict(num_negatives=2, range_min=3, range_max=40, relative_margin=0.05),
-            dict(num_negatives=5, range_min=2, range_max=20, max_score=0.6),
-            dict(num_negatives=2, range_min=5, range_max=60, absolute_margin=0.02, relative_margin=0.1,
-            max_score=0.8))
-RACE = dict(num_negatives=1, range_max=50, absolute_margin=0.05)
+    dict(num_negatives=2, range_min=3, range_max=40, relative_margin=0.05),
+    dict(num_negatives=5, range_min=2, range_max=20, max_score=0.6),
+    dict(num_negatives=2, range_min=5, range_max=60, absolute_margin=0.02, relative_margin=0.1,
+        max_score=0.8))
+RACE: dict[str, Any] = dict(num_negatives=1, range_max=50, absolute_margin=0.05)
 
 @dataclass(frozen=True)
 class Arm:
@@ -181,7 +188,8 @@ def run(
     n, rounds = (60, 1) if tiny else (what.n, what.rounds)
     if what.kind == 'memory':
         def peak(name):
-            code = f'from gte_nb.experiments.studies.negatives import _alone; _alone({arm!r}, {name!r}, {n}, {seed})'
+            code = (f'from gte_nb.experiments.studies.negatives import _alone; '
+                    f'_alone({arm!r}, {name!r}, {n}, {seed})')
             return json.loads(subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
                 check=True).stdout.splitlines()[-1])
         return [dict(step=0, metric=f'{name}, MiB above inputs', value=peak(name)) for name in CONTESTANTS]
@@ -201,6 +209,6 @@ def run(
                 ('negatives of sentence-transformers', len(theirs)), ('the same', len(ours & theirs)))]
         return rows
     for name in CONTESTANTS: works[name](**RACE)
-    return [dict(step=step, metric=f'{name}, seconds', value=_seconds(lambda: works[name](**RACE)))
-            for step in range(1, rounds + 1) for name in (CONTESTANTS if (step + seed) % 2
-            else CONTESTANTS[::-1])]
+    return [dict(step=step, metric=f'{name}, seconds', value=_seconds(partial(works[name], **RACE)))
+            for step in range(1, rounds + 1)
+            for name in (CONTESTANTS if (step + seed) % 2 else CONTESTANTS[::-1])]

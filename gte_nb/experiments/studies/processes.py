@@ -8,25 +8,26 @@ __all__ = ['ARMS', 'PARTS', 'Machine', 'parameters', 'graph_bytes', 'loss_operat
 # %% ../../../nbs/experiments/processes.ipynb #2d671287
 import json, os, subprocess, sys, tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
+from typing import Any
 
-import numpy as np
 import torch
+import numpy as np
 from tokenizers import Tokenizer
 
 import gte_nb
-from ...training import gradient_cache
+from ...data.batches import Batch
+from ..gpu import Device, copy_rate, model_operations, peak_bytes, product_rate, timed
 from ...model.embedder import Embedder, minilm_folder
 from ...model.encoder import Encoder, EncoderConfig
-from ..gpu import Device, copy_rate, model_operations, peak_bytes, product_rate, timed
+from ...training import gradient_cache
 from ...training.gradient_cache import CHUNK_TOKENS, TILE, backward
-from ...data.batches import Batch
-from ...training.processes import processes
 from ...training.loop import train
+from ...training.processes import processes
 
 # %% ../../../nbs/experiments/processes.ipynb #05558d9d
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def estimate(
     # its tokens; the graph of a larger one would not fit
     chunk = min(machine.chunk, mine, 0.9*memory/graph)
     kept, chunks = 0 if fsdp else min(1, max(1, memory//(chunk*graph)) * chunk/mine), ceil(mine/chunk)
-    forward = model_operations(config, [tokens])/3/tokens
+    forward = model_operations(config, np.array([tokens]))/3/tokens
     operations = mine*forward*(4 - kept)
     moved = 4*layers*mine*((10*h + 2*inner)*(2 - kept) + 23*h + 4*inner) + 16*weights*chunks
     tiled = pairs >= 2*machine.tile
@@ -115,12 +116,91 @@ def setting(
     tiny: bool = False, # a second's work
 ) -> dict: # config, pairs, tokens, steps, memory
     "What is trained."
-    none = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+    none: dict[str, Any] = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     if tiny:
         return dict(config=EncoderConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
             intermediate_size=64, **none), pairs=64, tokens=8, steps=3, memory=1 << 28)
     return dict(config=EncoderConfig(hidden_size=192, num_hidden_layers=2, num_attention_heads=6,
         intermediate_size=768, **none), pairs=1024, tokens=16, steps=6, memory=448 << 20)
+
+@dataclass
+class _Clocks:
+    "Seconds and bytes of the parts of each step, by functions that stand in for those that do the work."
+    world: int # processes
+    steps: list[Counter] = field(default_factory=lambda: [Counter()]) # the last one is going on
+
+    def clocked(self, part, work, sent=lambda *_: 0):
+        def clocked(*args, **kwargs):
+            start, result = perf_counter(), work(*args, **kwargs)
+            self.steps[-1][part] += perf_counter() - start
+            self.steps[-1]['sent'] += sent(*(tensor for tensor in (*args, *kwargs.values())
+                if torch.is_tensor(tensor))) * (self.world - 1)/self.world
+            return result
+        return clocked
+
+    def reducing(self, reduce):
+        "A sum begins when all processes are there; until then they wait, which is counted apart."
+        clocked = self.clocked('sums', reduce, lambda tensor: 2*tensor.nbytes)
+        def waiting(*args, **kwargs):
+            if self.world > 1:
+                start = perf_counter()
+                torch.distributed.barrier()
+                self.steps[-1]['waiting'] += perf_counter() - start
+            return clocked(*args, **kwargs)
+        return waiting
+
+    def losing(self, loss):
+        "The loss is over when its vectors have their gradient."
+        def clocked(vectors, *rest):
+            start = perf_counter()
+            vectors.register_post_accumulate_grad_hook(
+                lambda _: self.steps[-1].update(loss=perf_counter() - start))
+            return loss(vectors, *rest)
+        return clocked
+
+    def install(self):
+        distributed, optimizer = torch.distributed, torch.optim.AdamW
+        distributed.all_reduce = self.reducing(distributed.all_reduce)
+        # what FSDP calls, by older and newer names
+        for name in ('all_gather_single', 'all_gather_into_tensor', 'reduce_scatter_single',
+                'reduce_scatter_tensor'):
+            if hasattr(distributed, name):
+                setattr(distributed, name, self.clocked('sums', getattr(distributed, name),
+                    lambda *tensors: max(tensor.nbytes for tensor in tensors)))
+        gradient_cache._loss = self.losing(gradient_cache._loss)
+        # the class, since `train` makes the optimizer
+        optimizer.step = self.clocked('optimizer', optimizer.step) # type: ignore[method-assign]
+
+    def medians(self, seconds): # of each step
+        "Over the steps after the first."
+        steps, parts = self.steps[2:], ('loss', 'waiting', 'sums', 'optimizer')
+        found = {name: median(step[name] for step in steps) for name in (*parts, 'sent')}
+        left = [whole - sum(step[name] for name in parts) for whole, step in zip(seconds, steps)]
+        return found | dict(seconds=float(median(seconds)), encoder=median(left))
+
+def _trained(how, seed, folder, **settings):
+    "The log of a run on random tokens"
+    torch.manual_seed(seed)
+    tokenizer = Tokenizer.from_file(str(minilm_folder()/'tokenizer.json'))
+    def batch_at(step):
+        ids = np.random.default_rng([seed, step]).integers(1, how['config'].vocab_size,
+            (2, how['pairs'], how['tokens']))
+        return Batch(*map(list, ids))
+    return train(Embedder(Encoder(how['config']), tokenizer, how['tokens']), batch_at, folder,
+        how['steps'], 1e-4, checkpoint_seconds=float('inf'), quiet=True, **settings)
+
+def _rates(device, world, reduce, tiny):
+    "What each process reaches while all of them work"
+    def together(work):
+        if world > 1: torch.distributed.barrier()
+        return work()
+    found = dict(products=together(lambda: product_rate(device, torch.float32, 256 if tiny else 1024)),
+        copying=together(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
+    if world > 1:
+        message = torch.ones((1 if tiny else 32) << 18)
+        sent = 2*message.nbytes*(world - 1)/world
+        found['sending'] = sent / together(lambda: timed(lambda: reduce(message), device))
+    return found
 
 def measure(
     folder: str, # receives the numbers of this process, as JSON
@@ -130,68 +210,19 @@ def measure(
 ):
     """One of the processes of a run: train next to nothing, so that everything is loaded; train; measure
     rates."""
-    how, device, world, parts = setting(tiny) | (dict(steps=2) if briefly else {}), Device('cpu', 'CPU',
-        2 << 30, False), processes().num_processes, [Counter()]
-    tokenizer = Tokenizer.from_file(str(minilm_folder()/'tokenizer.json'))
-    def trained(how, out, **settings):
-        torch.manual_seed(seed)
-        def batch_at(step):
-            ids = np.random.default_rng([seed, step]).integers(1, how['config'].vocab_size,
-                (2, how['pairs'], how['tokens']))
-            return Batch(*map(list, ids))
-        return train(Embedder(Encoder(how['config']), tokenizer, how['tokens']), batch_at, f'{folder}/{out}',
-            how['steps'], 1e-4, checkpoint_seconds=float('inf'), quiet=True, **settings)
-    trained(setting(tiny=True), 'before')
+    how, world = setting(tiny) | (dict(steps=2) if briefly else {}), processes().num_processes
+    device, clocks = Device('cpu', 'CPU', 2 << 30, False), _Clocks(world)
+    reduce = torch.distributed.all_reduce
+    _trained(setting(tiny=True), seed, f'{folder}/before')
     rest = peak_bytes(device)
-
-    def clock(part, work, sent=lambda *_: 0):
-        def clocked(*args, **kwargs):
-            if part == 'sums' and world > 1 and work is reduce:
-                start = perf_counter()
-                torch.distributed.barrier()
-                parts[-1]['waiting'] += perf_counter() - start
-            start, result = perf_counter(), work(*args, **kwargs)
-            parts[-1][part] += perf_counter() - start
-            parts[-1]['sent'] += sent(*(tensor for tensor in (*args, *kwargs.values())
-                if torch.is_tensor(tensor))) * (world - 1)/world
-            return result
-        return clocked
-    def loss_clock(vectors, *rest):
-        start = perf_counter()
-        vectors.register_post_accumulate_grad_hook(lambda _: parts[-1].update(loss=perf_counter() - start))
-        return loss(vectors, *rest)
-    reduce, loss = torch.distributed.all_reduce, gradient_cache._loss
-    torch.distributed.all_reduce = clock('sums', reduce, lambda tensor: 2*tensor.nbytes)
-    # what FSDP calls, by older and newer names
-    for name in ('all_gather_single', 'all_gather_into_tensor', 'reduce_scatter_single',
-            'reduce_scatter_tensor'):
-        if hasattr(torch.distributed, name):
-            setattr(torch.distributed, name, clock('sums', getattr(torch.distributed, name),
-                lambda *tensors: max(t.nbytes for t in tensors)))
-    gradient_cache._loss, torch.optim.AdamW.step = loss_clock, clock('optimizer', torch.optim.AdamW.step)
-
+    clocks.install()
     def gradient(embedder, batch, seed):
-        parts.append(Counter())
+        clocks.steps.append(Counter())
         return backward(embedder, batch, memory=how['memory'], seed=seed)
-    log = trained(how, 'run', gradient=gradient)
-    peak, seconds = peak_bytes(device), np.diff(log['seconds'])
-    found = {name: median(part[name] for part in parts[2:])
-        for name in ('loss', 'waiting', 'sums', 'optimizer', 'sent')}
-    found |= dict(seconds=float(median(seconds)),
-        encoder=median(s - sum(part[name] for name in ('loss', 'waiting', 'sums', 'optimizer'))
-        for s, part in zip(seconds, parts[2:])))
-    def rate(work):
-        if world > 1: torch.distributed.barrier()
-        return work()
-    if not briefly:
-        n, message = 256 if tiny else 1024, torch.ones((1 if tiny else 32) << 18)
-        found |= dict(products=rate(lambda: product_rate(device, torch.float32, n)),
-            copying=rate(lambda: copy_rate(device, (4 if tiny else 128) << 20)))
-        if world > 1:
-            found['sending'] = 2*message.nbytes*(world
-                - 1)/world / rate(lambda: timed(lambda: reduce(message), device))
-    Path(folder, f'{processes().process_index}.json').write_text(
-        json.dumps(dict(found, peak=peak, rest=rest)), encoding='utf-8')
+    log = _trained(how, seed, f'{folder}/run', gradient=gradient)
+    numbers = dict(clocks.medians(np.diff(log['seconds'])), peak=peak_bytes(device), rest=rest)
+    if not briefly: numbers |= _rates(device, world, reduce, tiny)
+    Path(folder, f'{processes().process_index}.json').write_text(json.dumps(numbers), encoding='utf-8')
     # nobody leaves while another one still talks to him
     if world > 1:
         torch.distributed.barrier()
@@ -202,8 +233,8 @@ def _launch(arm, seed, tiny=False, briefly=False):
     number, fsdp = ARMS[arm]
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder)/'process.py'
-        script.write_text(f'from gte_nb.experiments.studies.processes import measure; measure({folder!r}, {seed}, '
-                          f'{tiny}, {briefly})', encoding='utf-8')
+        script.write_text('from gte_nb.experiments.studies.processes import measure; '
+                          f'measure({folder!r}, {seed}, {tiny}, {briefly})', encoding='utf-8')
         environment = {**os.environ, 'PYTHONPATH': str(Path(gte_nb.__file__).parents[1]),
             'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
         if fsdp: environment |= {'ACCELERATE_USE_FSDP': 'true', 'FSDP_VERSION': '2'}

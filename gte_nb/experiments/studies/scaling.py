@@ -9,13 +9,14 @@ __all__ = ['ARMS', 'AXES', 'PAPER', 'BILLION', 'Axis', 'power_law', 'slope', 'he
 # %% ../../../nbs/experiments/scaling.ipynb #04cc1e3d
 import re
 from dataclasses import dataclass
+from typing import Callable
 
 import numpy as np
 import pandas as pd
 
 from ...evaluation.benchmarks import published
-from ..runner import item_scores, recorded_rows
 from ...evaluation.intervals import two_way
+from ..runner import item_scores, recorded_rows
 from .model_size import operations
 
 # %% ../../../nbs/experiments/scaling.ipynb #7e2d8d4e
@@ -27,7 +28,7 @@ class Axis:
     experiment: str # whose rows are read
     pattern: str # of its arms; the groups go into `x`
     unit: str # of x
-    x: callable = int # from the groups to a number
+    x: Callable[..., float] = int # from the groups to a number
 
     def arms(
         self,
@@ -108,7 +109,8 @@ class Line:
         "With its interval: the delta method on paired scores."
         shares = -np.tensordot(weights/self.error, self.scores - self.scores.mean((1, 2), keepdims=True), 1)
         middle = float(weights @ np.log(self.error))
-        return middle, *(middle + end for end in two_way(shares).interval(level)[1:])
+        _, low, high = two_way(shares).interval(level)
+        return middle, middle + low, middle + high
 
     def exponent(self) -> tuple[float, float, float]: # b, low, high
         "With its 95% interval."
@@ -119,7 +121,8 @@ class Line:
         x: float, # where
     ) -> tuple[float, float, float]: # error, low, high
         "What the line says."
-        return tuple(np.exp(self.sum(height(self.x, x))))
+        middle, low, high = np.exp(self.sum(height(self.x, x)))
+        return middle, low, high
 
     def off(self) -> int: # points
         "How many do not lie on the line: intervals of all residuals together, Bonferroni."

@@ -12,19 +12,20 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import pandas as pd
 import torch
+import pandas as pd
+from tokenizers import Tokenizer
 
-from ...model.embedder import Embedder
+from ...data.batches import Batch
+from ...data.sampler import MixtureSampler
 from ...data.tokens import token_table, train_tokenizer
+from ..miniature import project_corpus
+from ...model.embedder import Embedder
 from ...model.encoder import StaticEncoder
 from ...training.gauges import held_out_gauges, signatures
-from ...data.batches import Batch
-from ...data.mining import mine
-from ...data.sampler import MixtureSampler
-from ...training.start import inverse_document_frequency
 from ...training.loop import train
+from ...training.start import inverse_document_frequency
+from ...utils import cache_folder, kept
 
 # %% ../../../nbs/experiments/signatures.ipynb #24e55035
 VARIED = ('summary_rest', 'comment_code', 'parameter_description', 'test_body', 'exception_message',
@@ -51,18 +52,22 @@ def texts(
     source: str, # of the corpus
 ) -> pd.DataFrame: # query, document
     "The same 3,000 training pairs for every arm, or all there are."
-    pairs = mine().pairs(source, 'train')
+    pairs = project_corpus().pairs(source, 'train')
     return pairs.sample(min(3_000, len(pairs)), random_state=0)[['query', 'document']]
 
 @cache
 def static_start() -> tuple[Embedder, torch.Tensor]: # without vectors yet; (vocabulary, 1) inverse document
     # frequency
     "The vocabulary that all static arms share."
-    every = [text for source in (OWN, *VARIED) for column in ('query', 'document')
-        for text in texts(source)[column]]
-    embedder = Embedder(StaticEncoder(8_000, 256), train_tokenizer(every, 8_000, special_tokens=False), 64)
-    return embedder, torch.from_numpy(inverse_document_frequency([token_table(embedder, every, 64)],
-        8_000)).float()[:, None]
+    def every():
+        return [text for source in (OWN, *VARIED) for column in ('query', 'document')
+            for text in texts(source)[column]]
+    name = f'signatures-{project_corpus().fingerprint}'
+    vocabulary = kept(cache_folder()/'tokenizers'/f'{name}.json',
+        lambda: train_tokenizer(every(), 8_000, special_tokens=False).to_str())
+    embedder = Embedder(StaticEncoder(8_000, 256), Tokenizer.from_str(vocabulary), 64)
+    table = token_table(embedder, every, 64, cache_folder()/'tokens'/name)
+    return embedder, torch.from_numpy(inverse_document_frequency([table], 8_000)).float()[:, None]
 
 def start(
     arm: str, # one of ARMS
@@ -74,12 +79,15 @@ def start(
     empty, idf = static_start()
     embedder = deepcopy(empty)
     with torch.no_grad():
-        embedder.encoder.embedding.weight.copy_(torch.randn(8_000, 256,
+        embedder.encoder.get_parameter('embedding.weight').copy_(torch.randn(8_000, 256,
             generator=torch.Generator().manual_seed(seed)) * idf / 16)
     return embedder
 
 @cache
-def stage1(seed): # the model that stage 2 starts from
+def stage1(
+    seed: int, # of vectors and batches
+) -> Embedder: # the outcome of `varied`
+    "The model that stage 2 starts from."
     embedder = start('varied', seed)
     with TemporaryDirectory() as folder:
         train(embedder, batches(embedder, 'varied', seed), Path(folder)/'stage1', 300, 0.03, temperature=0.05,
@@ -115,7 +123,7 @@ def run(
     "Train with gauges."
     (stage, _, _, steps, rate), folder = ARMS[arm], TemporaryDirectory()
     steps, embedder, minilm = max(10, round(share*steps)), start(arm, seed), arm.startswith('minilm')
-    gauges = held_out_gauges(mine(), UNSEEN if stage == 1 else (*TASKS, OWN),
+    gauges = held_out_gauges(project_corpus(), UNSEEN if stage == 1 else (*TASKS, OWN),
         min(rows, 150) if minilm else rows, 32 if minilm else 64)
     with folder:
         log = train(embedder, batches(embedder, arm, seed), Path(folder.name)/arm, steps, rate,

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...data.batches import pair_batches
 from ..claims import Claim
+from ..miniature import (BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start,
+                                          start)
 from ..runner import by_task
-from ..miniature import BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start
 from ...training.recipes import TRIPLES
 from ...training.triples import triple_batches
 
@@ -47,9 +49,9 @@ def run(
     "Train on some of the sources, look at the unseen domains and at every source."
     base = SECOND if 'groups' in arm else BERT if arm.endswith('/bert') else BASE
     steps = next((int(part) for part in arm.split('/') if part.isdigit()), base.steps)
-    return cell(replace(base, sources=chosen(arm, seed), steps=steps), seed,
-        *((second_start, triple_batches) if base is SECOND else ()), exams=dict(unseen=UNSEEN, seen=EXAMINED),
-        tuned=False, tiny=tiny)
+    begin, batches = (second_start, triple_batches) if base is SECOND else (start, pair_batches)
+    return cell(replace(base, sources=chosen(arm, seed), steps=steps), seed, begin, batches,
+        exams=dict(unseen=UNSEEN, seen=EXAMINED), tuned=False, tiny=tiny)
 
 # %% ../../../nbs/experiments/sources.ipynb #37da2d0f
 def claims(

@@ -16,32 +16,31 @@ from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Callable
+from typing import Any, Callable
 
+import torch
 import numpy as np
 import pandas as pd
-import torch
 
-from ...utils import runs_folder
+from ...data.batches import Batch, pair_batches
+from ...data.sampler import MixtureSampler, mixing_probs
+from ...data.tokens import training_pairs
+from ..miniature import project_corpus
+from ..runner import recorded_rows
+from ...losses import contrastive_loss
 from ...model.embedder import Embedder, minilm_folder, rectangles
 from ...model.encoder import mean_pool
-from ..runner import recorded_rows
-from ...data.batches import Batch
 from ...training.gradient_cache import backward
-from ...losses import contrastive_loss
-from ...data.mining import mine
-from ...data.sampler import MixtureSampler, mixing_probs
-from ...training.recipes import RECIPES, Recipe
-from ...data.batches import pair_batches
-from ...training.start import start_embedder
 from ...training.loop import learning_rate_at, train
-from ...data.tokens import training_pairs
+from ...training.recipes import RECIPES, Recipe
+from ...training.start import start_embedder
+from ...utils import runs_folder
 
 # %% ../../../nbs/experiments/speed.ipynb #a43b1378
 SCALE = 100                                                                              # 1/τ
 # sentence-transformers' words for the improved loss
-IMPROVED = dict(scale=SCALE, directions=('query_to_doc', 'query_to_query', 'doc_to_query', 'doc_to_doc'),
-    partition_mode='joint')
+IMPROVED: dict[str, Any] = dict(scale=SCALE, partition_mode='joint',
+    directions=('query_to_doc', 'query_to_query', 'doc_to_query', 'doc_to_doc'))
 # of all-MiniLM-L6-v2; positions of a text in training
 LAYERS, WIDTH, TOKENS = 6, 384, 128
 
@@ -52,7 +51,7 @@ def mixed_pairs(
 ) -> pd.DataFrame: # query, document
     """Training pairs of all sources of the project's corpus, in the proportions of the mixture with α =
     0.5, shuffled."""
-    corpus = mine()
+    corpus = project_corpus()
     sizes = {source: rows['train'] for source, rows in corpus.manifest['rows'].items() if rows.get('train')}
     counts = np.random.default_rng(seed).multinomial(n, mixing_probs(list(sizes.values()), 0.5))
     drawn = [corpus.pairs(source, 'train')[['query', 'document']].sample(count, random_state=seed)
@@ -67,7 +66,7 @@ def code_texts(
     docstrings: bool = True, # whether half of the texts are docstrings
 ) -> list[str]: # code, then the docstrings of the same functions
     "What a code search encodes, from training packages."
-    pairs = mine().pairs('docstring_code', 'train')
+    pairs = project_corpus().pairs('docstring_code', 'train')
     pairs = pairs[pairs['document'].str.len() >= least].sample((n + 1)//2 if docstrings else n,
         random_state=seed)
     return [*pairs['document'], *pairs['query']][:n]
@@ -81,8 +80,8 @@ def forward_operations(
     lengths: list[int], # tokens of each text
 ) -> float: # multiplications and additions, counted apart
     "What the matrix products of the encoder's forward pass take for these texts, without padding."
-    lengths = np.asarray(lengths, dtype=float)
-    return float(LAYERS * (24*WIDTH**2 * lengths + 4*WIDTH * lengths**2).sum())
+    tokens = np.asarray(lengths, dtype=float)
+    return float(LAYERS * (24*WIDTH**2 * tokens + 4*WIDTH * tokens**2).sum())
 
 def products(
     operations: float, # multiplications and additions, counted apart
@@ -102,8 +101,11 @@ def _setting(contestant):
     name, _, setting = contestant.rstrip(')').partition(' (')
     return name, setting
 
-def peer_model(dropout=None, folder=None):
-    "sentence-transformers' model with the same weights"
+def peer_model(
+    dropout: float|None = None, # inside the layers; None: as the model's configuration says
+    folder: str|None = None, # of the weights; None: the packaged ones
+): # a SentenceTransformer
+    "sentence-transformers' model with the same weights."
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     import transformers
     from sentence_transformers import SentenceTransformer
@@ -125,8 +127,12 @@ def _bare(vectors, tile=512):
                 for other in parts: gradient.addmm_(logits, other)
     return work
 
-def loss_work(contestant, n, seed):
-    "Forward and backward of the improved loss on n pairs of vectors"
+def loss_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+) -> Callable: # n → work
+    "Forward and backward of the improved loss on n pairs of vectors."
     torch.manual_seed(seed)
     queries = torch.randn(n, WIDTH)
     documents = queries + 2*torch.randn(n, WIDTH)
@@ -146,8 +152,13 @@ def loss_work(contestant, n, seed):
         return work
     return prepare
 
-def encoder_work(contestant, n, seed, mixed):
-    "Forward and backward of the encoder on one rectangle of n texts"
+def encoder_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+    mixed: bool, # functions and docstrings as they come; otherwise long functions
+) -> Callable: # n → work
+    "Forward and backward of the encoder on one rectangle of n texts."
     ids = tokeniser().tokenize(code_texts(n, seed) if mixed
         else code_texts(n, seed, least=1_500, docstrings=False), TOKENS)
     if contestant == 'gte_nb': model = Embedder.load().encoder
@@ -168,8 +179,13 @@ def encoder_work(contestant, n, seed, mixed):
         return work
     return prepare
 
-def encode_work(contestant, n, seed, docstrings=True):
-    "Texts to vectors, from strings"
+def encode_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+    docstrings: bool = True, # whether half of the texts are docstrings
+) -> Callable: # n → work
+    "Texts to vectors, from strings."
     name, batch_size = _setting(contestant)
     texts, model = code_texts(n, seed,
         docstrings=docstrings), peer_model() if name == 'sentence-transformers' else None
@@ -181,8 +197,13 @@ def encode_work(contestant, n, seed, docstrings=True):
         return lambda: float(encode()[:, 0].sum())
     return prepare
 
-def step_work(contestant, n, seed, dropout):
-    "A training step: forward, backward and AdamW, on n pairs of token ids"
+def step_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+    dropout: float|None, # None: as the model's configuration says
+) -> Callable: # n → work
+    "A training step: forward, backward and AdamW, on n pairs of token ids."
     name, mini_batch = _setting(contestant)
     pairs = mixed_pairs(n, seed)
     queries, documents = (tokeniser().tokenize(pairs[side].tolist(), TOKENS)
@@ -193,13 +214,15 @@ def step_work(contestant, n, seed, dropout):
         embedder = Embedder.load(dropout=dropout)
         model = embedder.encoder
     else:
-        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+        from sentence_transformers.sentence_transformer.losses import (CachedMultipleNegativesRankingLoss,
+                                                                       MultipleNegativesRankingLoss)
         model = peer_model(dropout)
         model.max_seq_length = TOKENS
-        loss = CachedMultipleNegativesRankingLoss(model,
-            **{'mini_batch_num_tokens' if 'tokens' in mini_batch
-            else 'mini_batch_size': int(mini_batch.split()[0])},
-            **IMPROVED) if mini_batch else MultipleNegativesRankingLoss(model, **IMPROVED)
+        if mini_batch:
+            size = 'mini_batch_num_tokens' if 'tokens' in mini_batch else 'mini_batch_size'
+            settings = dict(IMPROVED, **{size: int(mini_batch.split()[0])})
+            loss: torch.nn.Module = CachedMultipleNegativesRankingLoss(model, **settings)
+        else: loss = MultipleNegativesRankingLoss(model, **IMPROVED)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     model.train()
     def prepare(n):
@@ -242,7 +265,8 @@ def texts_in_order(
 ) -> dict[str, list[str]]: # query, document: a run's texts in the order in which it reads them, cut where it
     # cuts them
     "The same pairs as strings, for a trainer that wants those."
-    pairs = [training_pairs(mine(), source, recipe.clean) for source in recipe.sources]
+    corpus = project_corpus()
+    pairs = [training_pairs(corpus, source, recipe.clean) for source in recipe.sources]
     sampler = MixtureSampler(list(map(len, pairs)), recipe.batch_size, recipe.alpha, seed)
     drawn = pd.concat([pairs[source].iloc[rows]
         for source, rows in (sampler[step] for step in range(recipe.steps))])
@@ -260,13 +284,20 @@ def _adamw(model, recipe):
         weight_decay=recipe.weight_decay * matrix) for matrix in (True, False)], lr=recipe.learning_rate,
         fused=True)
 
-def run_work(contestant, n, seed, checkpoint_seconds=None, mask_duplicates=True, tokens=None):
+def run_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+    checkpoint_seconds: float|None = None, # as `train` takes it
+    mask_duplicates: bool = True, # as `train` takes it
+    tokens: int|None = None, # of each text; None: as the recipe cuts them
+) -> Callable: # n → work
     """Stage 1 on n pairs of the laptop's mixture: `train`, and beside it the bare steps on batches that
-    lie ready. Both return the mean loss"""
+    lie ready. Both return the mean loss."""
     def prepare(n):
         recipe = laptop(n, tokens)
-        embedder = start_embedder(recipe, mine(), seed)
-        batch_at = pair_batches(embedder, mine(), recipe, seed)
+        embedder = start_embedder(recipe, project_corpus(), seed)
+        batch_at = pair_batches(embedder, project_corpus(), recipe, seed)
         if contestant == 'bare steps':
             batches, optimizer = [batch_at(step) for step in range(recipe.steps)], _adamw(embedder.encoder,
                 recipe)
@@ -311,9 +342,9 @@ def peer_trainer(
     from transformers import PrinterCallback
     def in_order(dataset, batch_size, drop_last, **_):
         return DefaultBatchSampler(SequentialSampler(dataset), batch_size=batch_size, drop_last=drop_last)
-    loss, losses = MultipleNegativesRankingLoss(model,
-        **dict(IMPROVED if loss is None else loss, scale=1/recipe.temperature)), []
-    loss.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
+    arguments = dict(IMPROVED if loss is None else loss, scale=1/recipe.temperature)
+    ranking, losses = MultipleNegativesRankingLoss(model, **arguments), []
+    ranking.register_forward_hook(lambda module, inputs, value: losses.append(value.detach()))
     optimizer = _adamw(model, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer,
         lambda step: learning_rate_at(step, recipe.steps, 1.))
@@ -321,18 +352,23 @@ def peer_trainer(
         per_device_train_batch_size=recipe.batch_size, batch_sampler=in_order, max_grad_norm=0, use_cpu=True,
         dataloader_num_workers=workers, dataloader_pin_memory=False, save_strategy='no',
         logging_strategy='no', report_to='none', disable_tqdm=True)
-    trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(texts), loss=loss,
+    trainer = SentenceTransformerTrainer(model, how, Dataset.from_dict(texts), loss=ranking,
         optimizers=(optimizer, schedule))
     trainer.remove_callback(PrinterCallback)
     return trainer, losses
 
-def trainer_work(contestant, n, seed, tokens=None):
-    "The same run by `train` and by SentenceTransformerTrainer, which saves nothing"
+def trainer_work(
+    contestant: str, # its name, perhaps with a setting in brackets
+    n: int, # items
+    seed: int, # of the draw
+    tokens: int|None = None, # of each text; None: as the recipe cuts them
+) -> Callable: # n → work
+    "The same run by `train` and by SentenceTransformerTrainer, which saves nothing."
     name, setting = _setting(contestant)
     if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False, tokens=tokens)
     def prepare(n):
         recipe, folder = laptop(n, tokens), TemporaryDirectory()
-        start_embedder(recipe, mine(), seed).save(folder.name)
+        start_embedder(recipe, project_corpus(), seed).save(folder.name)
         model = peer_model(folder=folder.name)
         model.max_seq_length = recipe.document_tokens
         trainer, losses = peer_trainer(model, texts_in_order(recipe, seed, tokeniser()), recipe, folder.name,
@@ -406,9 +442,15 @@ def _alone(arm, contestant, n, seed):
     print(json.dumps({'seconds': seconds, 'MiB above inputs': _status('VmHWM') - before,
         'MiB of the process': _status('VmHWM')}))
 
-def alone(arm, contestant, n, seed):
+def alone(
+    arm: str, # one of SPEED_ARMS
+    contestant: str, # one of its contestants
+    n: int, # items
+    seed: int, # of the draw
+) -> list[dict]: # step, metric, value
     "Rows of one piece of work in a process of its own. Raises CalledProcessError when it fails."
-    code = f'from gte_nb.experiments.studies.speed import _alone; _alone({arm!r}, {contestant!r}, {n}, {seed})'
+    code = (f'from gte_nb.experiments.studies.speed import _alone; '
+            f'_alone({arm!r}, {contestant!r}, {n}, {seed})')
     printed = subprocess.run([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True,
         check=True).stdout
     return [dict(step=0, metric=f'{contestant}, {what} alone', value=value)
@@ -434,7 +476,7 @@ def run(
         if (value := prepare[name](min(n, what.first))()) is not None]
     tried = {name: _timed(prepare[name](n)) for name in tries}
     rows += [dict(step=0, metric=f'{name}, seconds', value=seconds) for name, seconds in tried.items()]
-    names = list(dict.fromkeys((*what.contestants, *([min(tried, key=tried.get)] if tried else []))))
+    names = list(dict.fromkeys((*what.contestants, *([min(tried, key=tried.__getitem__)] if tried else []))))
     for step in range(1, rounds + 1):
         for name in names if (step + seed) % 2 else names[::-1]:
             rows.append(dict(step=step, metric=f'{name}, seconds', value=_timed(prepare[name](n))))

@@ -13,18 +13,18 @@ from time import process_time
 import numpy as np
 import pandas as pd
 
-from ...model.embedder import Embedder
-from ...evaluation.tasks import packages_task
-from ...training.gauges import mrr, ranks_from_scores
-from ...data.mining import mine
-from ...training.recipes import Recipe
 from ...data.batches import pair_batches
+from ...evaluation.tasks import packages_task
+from ..miniature import project_corpus
+from ...model.embedder import Embedder
+from ...training.gauges import mrr, ranks_from_scores
 from ...training.loop import train
-from ...training.warmup import corpus_texts, warm_up
+from ...training.recipes import Recipe
 from ...training.start import corpus_tokenizer, new_bert
+from ...training.warmup import corpus_texts, warm_up
 
 # %% ../../../nbs/experiments/starts.ipynb #80c6cf85
-ARMS = {   # steps of warm-up, None for a checkpoint; contrastive steps
+ARMS: dict[str, tuple[int|None, int]] = {   # steps of warm-up, None for a checkpoint; contrastive steps
     'nothing': (0, 120), 'nothing-longer': (0, 440), 'warm-up-short': (150, 120), 'warm-up-long': (800, 120),
     'checkpoint': (None, 60)}
 
@@ -36,8 +36,9 @@ def run(
 ) -> list[dict]: # step (contrastive), metric, value: MRR@10, the same after centring, mean cosine, seconds of
     # one core so far; the last loss of both stages
     "Start, train, and search along the way."
-    warming, steps = (n and max(7, round(share*n)) for n in ARMS[arm])
-    corpus, recipe = mine(), Recipe('starts', 1, sources=('docstring_code',), query_tokens=64,
+    def shortened(n): return n and max(7, round(share*n))
+    warming, steps = map(shortened, ARMS[arm])
+    corpus, recipe = project_corpus(), Recipe('starts', 1, sources=('docstring_code',), query_tokens=64,
         document_tokens=64, temperature=0.05, steps=steps,
         learning_rate=3e-4 if warming is None else 1e-3)
     if warming is None:
@@ -56,7 +57,7 @@ def run(
     def search(embedder):
         nonlocal searching
         start = process_time()
-        q, d = embedder.encode(task.queries), embedder.encode(task.documents)
+        q, d = (embedder.encode(texts, normalize=True) for texts in (task.queries, task.documents))
         found, centred = (mrr(ranks_from_scores(a @ b.T, task.relevant))
             for a, b in ((q, d), (unit(q - q.mean(0)), unit(d - d.mean(0)))))
         rows.append({'MRR@10': found.mean(), 'MRR@10, centred': centred.mean(),

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ..claims import Claim
-from ..runner import by_task, compare
 from ..miniature import BASE, BERT, UNSEEN, best_rate, cell
+from ..runner import by_task, compare
 
 # %% ../../../nbs/experiments/training_length.ipynb #896f87e1
 LENGTHS = (50, 100, 200, 400, 800, 1600, 3200)

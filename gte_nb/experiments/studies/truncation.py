@@ -11,10 +11,10 @@ from typing import Iterable
 
 import numpy as np
 
-from ...model.embedder import Embedder
 from ...evaluation.intervals import interval
+from ..miniature import project_corpus
+from ...model.embedder import Embedder
 from ...training.gauges import mrr, ranks_from_scores
-from ...data.mining import mine
 
 # %% ../../../nbs/experiments/truncation.ipynb #1e3ef6ed
 LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -32,12 +32,12 @@ def truncation_rows(
         raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents, but each query '
                          'needs its document')
     before, rows = embedder.max_length, []
-    query_vectors = embedder.encode(queries)
+    query_vectors = embedder.encode(queries, normalize=True)
     try:
         for length in lengths:
             embedder.max_length = length
             start = perf_counter()
-            vectors = embedder.encode(documents)
+            vectors = embedder.encode(documents, normalize=True)
             seconds = perf_counter() - start
             rows.append(dict(tokens=length, ranks=ranks_from_scores(query_vectors @ vectors.T,
                 np.arange(len(queries))), seconds=1000 * seconds / len(documents)))
@@ -54,7 +54,8 @@ def run(
     lengths: tuple[int, ...] = LENGTHS, # tokens read of a function; 128 among them
 ) -> list[dict]: # step (tokens read), metric, value
     "MRR@10 with its interval, the difference to 128 tokens, and the seconds that reading takes."
-    embedder, pairs = Embedder.load(), mine().pairs('docstring_code', 'train').drop_duplicates('query')
+    embedder = Embedder.load()
+    pairs = project_corpus().pairs('docstring_code', 'train').drop_duplicates('query')
     if arm == 'long':
         # fewer characters never make 512 tokens of code
         pairs = pairs[pairs['document'].str.len() > 1000]
