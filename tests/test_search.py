@@ -160,7 +160,7 @@ def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     monkeypatch.chdir(tmp_path)
     Path('nothing').mkdir()
     rows_file(Path('notes.jsonl'), ['Cut an old tree down.'])
-    mining.mine('trees', 'mined')
+    if 'mined' in asked.get('corpus', ''): mining.mine('trees', 'mined')
     asked = dict(query='cut a tree', model=str(model)) | asked
     with pytest.raises((ValueError, FileNotFoundError), match=said): search.search(**asked)
     with pytest.raises(SystemExit): gte_search(**asked)
