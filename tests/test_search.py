@@ -4,15 +4,19 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np, pytest, torch
+import test_mining
+from fastcore.script import anno_parser
+from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept
 
-from gte_nb import search
+from gte_nb import search, search_index
 from gte_nb.data import mining
-from gte_nb.model.embedder import Embedder
 from gte_nb.data.tokens import train_tokenizer
+from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import StaticEncoder
-from gte_nb.search import gte_search, index_texts, show_hits
 from gte_nb.model.identity import model_hash
-from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept, site    # noqa: F401: a fixture
+from gte_nb.search import gte_search, index_texts, show_hits
+
+site = test_mining.site                                         # its fixture, here as well
 
 @pytest.fixture(scope='session')
 def model(tmp_path_factory):
@@ -54,12 +58,12 @@ def rows_file(file, documents):
 ])
 def test_blocks(monkeypatch, groups, blocks):
     "A block never crosses two packages and has at most BLOCK texts."
-    monkeypatch.setattr(search, 'BLOCK', 3)
-    assert search._blocks(list(groups)) == blocks
+    monkeypatch.setattr(search_index, 'BLOCK', 3)
+    assert search_index._blocks(list(groups)) == blocks
 
 def test_index(model, tmp_path, monkeypatch, embedded):
     "Vectors are those of `encode`; what changed is computed, what is interrupted goes on."
-    monkeypatch.setattr(search, 'BLOCK', 3)
+    monkeypatch.setattr(search_index, 'BLOCK', 3)
     monkeypatch.setattr('gte_nb.model.embedder.WINDOW', 2)
     embedder, texts = Embedder.load(model), [f'a boat with {i} oars.' for i in range(20)]
     right = embedder.encode(texts).astype(np.float16)
@@ -102,11 +106,14 @@ def test_packages(environment, model):
     assert set(found['module']) == {'trees', 'boats'}
     assert sorted(name.rsplit('-', 1)[0] for name in kept()) == ['boats-1.0-code', 'trees-1.0-code']
 
-def test_mined_corpus(environment, model, tmp_path):
-    "The functions of a mined corpus, and of some of its packages."
+def test_mined_corpus(environment, model, tmp_path, embedded):
+    "The functions of a mined corpus, and of some of its packages; installed, they have the same vectors."
     mining.mine('boats,trees', tmp_path/'corpus')
-    assert set(search.search('a tree', model, tmp_path/'corpus')['module']) == {'boats', 'trees'}
+    hits = search.search('a tree', model, tmp_path/'corpus')
+    assert set(hits['module']) == {'boats', 'trees'}
     assert set(search.search('a tree', model, tmp_path/'corpus', packages='boats')['module']) == {'boats'}
+    embedded.clear()
+    assert search.search('a tree', model, packages='boats,trees').equals(hits) and not embedded
 
 @pytest.mark.parametrize('kind', ['file', 'list', 'corpus'])
 def test_documents(site, model, tmp_path, embedded, kind):
@@ -153,11 +160,18 @@ def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     monkeypatch.chdir(tmp_path)
     Path('nothing').mkdir()
     rows_file(Path('notes.jsonl'), ['Cut an old tree down.'])
-    mining.mine('trees', 'mined')
+    if 'mined' in asked.get('corpus', ''): mining.mine('trees', 'mined')
     asked = dict(query='cut a tree', model=str(model)) | asked
     with pytest.raises((ValueError, FileNotFoundError), match=said): search.search(**asked)
     with pytest.raises(SystemExit): gte_search(**asked)
     assert capsys.readouterr().err.splitlines()[-1].startswith('error: ')
+
+def test_command_line():
+    "What stands behind the options of the command."
+    asked = anno_parser(gte_search, 'gte_search').parse_args(['a bar', '--packages', 'tqdm', '--top', '2',
+        '--corpus', 'one.jsonl', '--corpus', 'two.jsonl'])
+    assert (asked.query, asked.packages, asked.top, asked.corpus) == ('a bar', 'tqdm', 2,
+        ['one.jsonl', 'two.jsonl'])
 
 def test_command(environment, model, tmp_path, monkeypatch, capsys):
     "The command names the places that there are, and shows documents as well as functions."
