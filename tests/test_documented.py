@@ -59,6 +59,7 @@ A = '\n    a: int, # one\n'
     ('f = lambda a: a # one\n', ''),
     (f'class A:\n    def __init__({A}): pass\n\nclass f:\n    "Do."\n    __init__ = A.__init__\n', ARGS),
     ('def f(a: int) -> bool: # three\n    "Do."\n', 'Do.\n\nReturns:\n    bool: three'),
+    ('def f(a: int,\n      b: str = "x") -> bool: # three\n    "Do."\n', 'Do.\n\nReturns:\n    bool: three'),
     (f'def f(a: int): return a\n\ndef g({TWO}): "No."\n', ''),
     (f'def f({MORE}): "Do."\n', 'Do.\n\nArgs:\n    a (int)\n    b (default None): a = b, or {c: d}\n'
      '    **more (dict[str, int]): others'),

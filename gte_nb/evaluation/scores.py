@@ -78,7 +78,7 @@ def load_model(
         model = _bm25(corpus() if callable(corpus) else corpus)
         return model, f'bm25-{model.k1}-{model.b}', dict(label=name)
     if name == 'wordllama': return wordllama_model(), 'wordllama-256', dict(label=name)
-    folder, about = _folder(name), (finished_run(name) or {}).get('about', {})
+    folder, about = _folder(name), (finished_run(Path(name)) or {}).get('about', {})
     try: model = Embedder.load(folder)
     except UnsupportedModel as error: model = _theirs(folder, error)
     labels = {(1, False): 'stage 1', (2, True): 'stage 1 + 2', (2, False): 'stage 2 alone'}
@@ -100,7 +100,6 @@ def _folder(name):
         raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); '
                          'give a folder that training wrote')
     return Path(name)
-
 
 # %% ../../nbs/machinery/scores.ipynb #51c7e719
 # of models, in the order in which tables list them
@@ -139,25 +138,26 @@ def draw_scores(
 def _measured(model, key, task):
     "`measure`, kept on disk"
     def compute():
-        found = measure(model, task)
-        return found and dict(seconds=found.seconds,
-            values={metric: values.tolist() for metric, values in found.values.items()})
+        measurement = measure(model, task)
+        return measurement and dict(seconds=measurement.seconds,
+            values={metric: values.tolist() for metric, values in measurement.values.items()})
     known = _kept(f'{key}-{task.key}', compute)
     return known and Measurement({metric: np.array(values) for metric, values in known['values'].items()},
         known['seconds'])
 
+_MODELS_HELP = "model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub"
+_OUT_HELP = f"folder for the table and the chart; default: {runs_folder()/'evaluation'}"
+_CORPUS_HELP = ('folder of a mined corpus, or a file of your own pairs, which become a task; may be given '
+                "several times; default: the project's own corpus, mined when a task needs it")
+
 @call_parse
 def gte_evaluate(
-    # what to evaluate
-    models: Param("model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub", str,
-    nargs='+'),
-    out: Param(f"folder for the table and the chart; default: {runs_folder()/'evaluation'}", str) = None,
+    models: Param(_MODELS_HELP, str, nargs='+'), # type: ignore[valid-type]
+    out: Param(_OUT_HELP, str) = None, # type: ignore[valid-type]
     tasks: str = 'default', # suites (default, zero-shot, all) or names of tasks, separated by semicolons
     # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
     benchmark: str = None,
-    corpus: Param("folder of a mined corpus, or a file of your own pairs, which become a task; may be given"
-                  " several times; default: the project's own corpus, mined when a task needs it",
-                  str, action='append') = None,
+    corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
     rows: int = 1500, # functions of a package task, and queries of your own
     record: bool = False, # append the rows to data/results of this checkout
 ):
@@ -170,20 +170,19 @@ def gte_evaluate(
         else: _evaluate_command(models, tasks, out, cache(lambda: open_corpus(corpus)), rows, record)
     except (ValueError, FileNotFoundError) as error: complain(error)
 
+# %% ../../nbs/machinery/scores.ipynb #6be345e8
 def _load(names, corpus):
-    "(model, key, about) by name"
+    "name → (model, key, about)"
     loaded = {name: load_model(name, corpus) for name in names}
     labels = [about['label'] for *_, about in loaded.values()]
     for name, (*_, about) in loaded.items():
         if labels.count(about['label']) > 1: about['label'] = name         # two models of the same stage
     return loaded
 
-def _evaluate_command(names, suite, out, corpus, rows, keep):
-    loaded = _load(names, corpus)
-    trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
-    tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
-        tuple(sorted(trained)))
-    found, table, failed = {}, [], []
+def _measure_all(loaded, tasks):
+    """(name of a model, name of a task) → measurement; sentences about texts in which BM25 sees no word, and
+    about what failed"""
+    measured, blind, failed = {}, [], []
     with progress_bar(len(loaded)*len(tasks), 'evaluating', 'task') as bar:
         for name, (model, key, about) in loaded.items():
             if not isinstance(model, BM25): model = remembering(model)
@@ -191,51 +190,67 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
                 bar.set_postfix_str(f'{about["label"]}: {task.name}')
                 try:
                     if measurement := _measured(model, key, task):
-                        found[name, task.name] = measurement
-                        if isinstance(model, BM25) and (said := unread(task)): notes.append(said)
-                        table += [dict(model=about['label'], folder=name, **row)
-                            for row in summarise(measurement, task)]
+                        measured[name, task.name] = measurement
+                        if isinstance(model, BM25) and (sentence := unread(task)): blind.append(sentence)
                 except ValueError as error: failed.append(f'{about["label"]} on {task.name}: {error}')
                 bar.update()
-    table = pd.DataFrame(table, columns=['model', 'folder', 'task', 'type', 'metric', 'score', 'low', 'high',
-        'n', 'seconds'])
+    return measured, blind, failed
+
+def _evaluate_command(names, suite, out, corpus, rows, keep):
+    loaded = _load(names, corpus)
+    trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
+    tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
+        tuple(sorted(trained)))
+    measured, blind, failed = _measure_all(loaded, tasks)
+    by_name = {task.name: task for task in tasks}
+    table = pd.DataFrame([dict(model=loaded[name][2]['label'], folder=name, **row)
+        for (name, task), measurement in measured.items() for row in summarise(measurement, by_name[task])],
+        columns=['model', 'folder', 'task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds'])
     table.to_csv(out/'evaluation.csv', index=False)
     primary = table.drop_duplicates(['folder', 'task'])
     if len(primary): print(_scoreboard(primary))
-    for sentence in (*(sentence for task in tasks for sentence in _comparisons(loaded, found, task)), *notes,
-            *failed):
-        print(sentence)
+    compared = [sentence for task in tasks for sentence in _comparisons(loaded, measured, task)]
+    for sentence in (*compared, *notes, *blind, *failed): print(sentence)
     if not len(primary): raise ValueError('nothing was measured; the reasons stand above')
-    try:
-        draw_scores(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks').savefig(
-            out/'scores.png', dpi=110)
-        print(f'chart: {out}/scores.png')
+    _save_chart(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks', out/'scores.png')
+    _fill_cards(loaded, table)
+    if keep: _record(loaded, by_name, measured, table, corpus)
+
+def _save_chart(primary, title, file):
+    try: draw_scores(primary, title).savefig(file, dpi=110)
     except ImportError: print('no chart: matplotlib is not installed (pip install gte_nb[charts])')
+    else: print(f'chart: {file}')
+
+def _fill_cards(loaded, table):
+    "Models that training wrote get their scores into their cards"
     for name in loaded:
         if not finished_run(name): continue
         try: add_results(name, table[table['folder'] == name])
         except ValueError as error: print(f'not in the card: {error}')
-    if keep:
-        how, by_name = dict(provenance(), corpus=corpus().fingerprint), {task.name: task for task in tasks}
-        abouts = {name: dict(recipe=a.get('recipe', ''), model=a['label'], seed=a.get('seed', ''))
-            for name, (_, _, a) in loaded.items()}
-        append_results('evaluation', [dict(abouts[row['folder']],
-            **{k: row[k] for k in ('task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds')},
-            task_key=by_name[row['task']].key, **how) for row in table.to_dict('records')])
-        append_results('items', [dict(abouts[name], task=task, metric=by_name[task].metric,
-            task_key=by_name[task].key, values=' '.join(f'{v:.4g}' for v in m.values[by_name[task].metric]))
-            for (name, task), m in found.items()])
+
+def _identity(about):
+    return dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''))
+
+def _record(loaded, tasks, measured, table, corpus):
+    "Append scores, and one value for each item, to data/results"
+    made = dict(provenance(), corpus=corpus().fingerprint)
+    columns = ['task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds']
+    append_results('evaluation', [dict(_identity(loaded[row['folder']][2]), **{k: row[k] for k in columns},
+        task_key=tasks[row['task']].key, **made) for row in table.to_dict('records')])
+    append_results('items', [dict(_identity(loaded[name][2]), task=task, metric=tasks[task].metric,
+        task_key=tasks[task].key,
+        values=' '.join(f'{value:.4g}' for value in measurement.values[tasks[task].metric]))
+        for (name, task), measurement in measured.items()])
 
 def _benchmark_command(names, benchmark, out, keep):
     if 'bm25' in names: raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
     results, rows = {}, []
     # only bm25 needs a corpus
     for model, key, about in _load(names, None).values():
-        results[about['label']] = found = run_benchmark(model, benchmark, out/'benchmark', about['label'],
-            key)
-        rows += [dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''), **row)
-            for row in found.to_dict('records')]
-        for sentence in benchmark_notes(found): print(f'{about["label"]}: skipped {sentence}')
+        result = run_benchmark(model, benchmark, out/'benchmark', about['label'], key)
+        results[about['label']] = result
+        rows += [dict(_identity(about), **row) for row in result.to_dict('records')]
+        for sentence in benchmark_notes(result): print(f'{about["label"]}: skipped {sentence}')
     table = pd.DataFrame(rows)
     table.to_csv(out/'benchmark.csv', index=False)
     measured = table[table['score'].notna()]
@@ -250,20 +265,20 @@ def _benchmark_command(names, benchmark, out, keep):
             for row in measured.drop(columns='note').to_dict('records')])
 
 def _scoreboard(table):
-    wide = table.assign(cell=[f'{s:.3f} [{l:.3f}, {h:.3f}]'
-        for s, l, h in zip(table['score'], table['low'], table['high'])],
-        task=table['task'] + ' (' + table['metric'] + ')')
+    cells = [f'{score:.3f} [{low:.3f}, {high:.3f}]'
+        for score, low, high in zip(table['score'], table['low'], table['high'])]
+    wide = table.assign(cell=cells, task=table['task'] + ' (' + table['metric'] + ')')
     return wide.pivot(index='task', columns='model', values='cell').reindex(index=dict.fromkeys(wide['task']),
         columns=dict.fromkeys(wide['model'])).fillna('–').to_string()
 
-def _comparisons(loaded, found, task):
+def _comparisons(loaded, measured, task):
     """One sentence for each pair of the last model that was trained here, or else the last, and another,
     on the same items."""
-    done = [name for name in loaded if (name, task.name) in found]
+    done = [name for name in loaded if (name, task.name) in measured]
     last = ([name for name in done if loaded[name][2].get('recipe')] or done or [None])[-1]
     for other in done:
         if other == last: continue
-        ours, theirs = (found[name, task.name].values[task.metric] for name in (last, other))
+        ours, theirs = (measured[name, task.name].values[task.metric] for name in (last, other))
         yield verdict(loaded[last][2]['label'], loaded[other][2]['label'], difference(ours, theirs),
             f'({task.metric}, {task.name})')
 
@@ -309,15 +324,22 @@ def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, sc
 @cache
 def _table(changed):
     "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
+    values = {key: np.stack([np.array(row.split(), dtype=float) for row in group['values']])
+        for key, group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False)}
+    # by shape, because `bootstrap` then draws resamples once for all of a shape
+    intervals = {key: bootstrap(values[key]) for key in sorted(values, key=lambda key: values[key].shape)}
     rows = []
-    for (recipe, model, task, metric), group in recorded('items').groupby(['recipe', 'model', 'task',
-            'metric'], sort=False):
-        score, low, high = bootstrap(np.stack([np.array(row.split(), dtype=float)
-            for row in group['values']]))
-        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric, seeds=len(group), score=score,
-            low=low, high=high))
+    for recipe, model, task, metric in values:
+        score, low, high = intervals[recipe, model, task, metric]
+        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric,
+            seeds=len(values[recipe, model, task, metric]), score=score, low=low, high=high))
     place = {model: i for i, model in enumerate(COLOURS)}
     return pd.DataFrame(sorted(rows, key=lambda row: (row['recipe'], place.get(row['model'], len(place)))))
+
+@cache
+def _difference(ours, theirs, task, changed):
+    "As of the moment when the file was changed: tables, claims and charts ask for the same differences"
+    return difference(recorded_values(*ours, task), recorded_values(*theirs, task))
 
 def recorded_difference(
     ours: tuple[str, str], # (recipe, model)
@@ -325,7 +347,7 @@ def recorded_difference(
     task: str, # on which both were recorded
 ) -> tuple[float, float, float]: # difference, and its 95% interval
     "Paired over items, and over seeds where both have them."
-    return difference(recorded_values(*ours, task), recorded_values(*theirs, task))
+    return _difference(tuple(ours), tuple(theirs), task, _recorded('items')[1])
 
 # tasks of the scoreboard
 MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking77', 'MRPC')
@@ -378,6 +400,7 @@ def claims_from_results(): # IPython.display.Markdown
 # %% ../../nbs/machinery/scores.ipynb #9c027c5f
 _ZERO_SHOT = (('', 'bm25'), ('', 'wordllama'), ('', 'all-MiniLM-L6-v2'), ('laptop-scratch', 'stage 1'),
     ('laptop', 'stage 1'))
+_MASKED = ' (names masked)'
 
 def _zero_shot_table():
     table = recorded_table()
@@ -388,18 +411,29 @@ def zero_shot_from_results(): # IPython.display.Markdown
     "The recorded scores after stage 1 on domains that it was not trained on, a line per domain."
     return _markdown(_zero_shot_table(), 'measured', 'named')
 
+def _domains():
+    "Recorded domains; one whose names are masked does not count beside itself"
+    domains = list(dict.fromkeys(_zero_shot_table()['task']))
+    return [domain for domain in domains if not domain.endswith(_MASKED)
+        or domain.removesuffix(_MASKED) not in domains]
+
+def _domain_differences(ours, theirs):
+    "(domains, 3): difference and its interval"
+    return np.array([recorded_difference(ours, theirs, domain) for domain in _domains()])
+
 def zero_shot_claims() -> list[str]: # sentences
     "On how many domains a recipe's stage 1 is better than a peer, and on how many it is worse."
-    domains, said = list(dict.fromkeys(_zero_shot_table()['task'])), []
+    claims = []
     for ours in _ZERO_SHOT[3:]:
         for theirs in _ZERO_SHOT[:3]:
-            found = np.array([recorded_difference(ours, theirs, domain) for domain in domains])
-            better, worse = (found[:, 1] > 0).sum(), (found[:, 2] < 0).sum()
-            said.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {len(domains)} '
-                        f'domains, worse on {worse}, and cannot be told from it on '
-                        f'{len(domains) - better - worse}; MRR@10 differs by {found[:, 0].mean():+.3f} on '
-                        'average.')
-    return said
+            differences = _domain_differences(ours, theirs)
+            domains, better, worse = len(differences), (differences[:, 1] > 0).sum(), (differences[:,
+                2] < 0).sum()
+            claims.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {domains} '
+                          f'domains, worse on {worse}, and cannot be told from it on '
+                          f'{domains - better - worse}; MRR@10 differs by {differences[:, 0].mean():+.3f} on '
+                          'average.')
+    return claims
 
 # %% ../../nbs/machinery/scores.ipynb #e72fa920
 documented(globals())
