@@ -1,4 +1,4 @@
-("""The recipes: each builds, trains and saves, shrunk to one layer of random weights, two steps and a few rows.""")
+"""The recipes: each builds, trains and saves, shrunk to two steps of one layer on a few rows."""
 import os
 from dataclasses import replace
 
