@@ -44,23 +44,23 @@ def _tokenizer_inputs(folder):
     """The names of what the folder's tokenizer gives. Where tokenizer_config.json leaves them to the version
     of transformers, they are written down; and so is special_tokens_map.json, which fastembed 0.7 needs."""
     file, tokens = folder/'tokenizer_config.json', folder/'special_tokens_map.json'
-    if not (said := read_json(file)): raise ValueError(f'{folder} has no tokenizer_config.json; {_AGAIN}')
-    roles = {role: token for role, token in said.items() if role.endswith('_token')}
+    if not (config := read_json(file)): raise ValueError(f'{folder} has no tokenizer_config.json; {_AGAIN}')
+    roles = {role: token for role, token in config.items() if role.endswith('_token')}
     if not tokens.exists(): _put(tokens, json.dumps(roles, indent=2))
-    if 'model_input_names' not in said:
-        bert = said.get('tokenizer_class', 'BertTokenizer').startswith('BertTokenizer')
-        said['model_input_names'] = ['input_ids', *['token_type_ids']*bert, 'attention_mask']
-        _put(file, json.dumps(said, indent=2))
-    return [name for name in _INPUTS if name in said['model_input_names']]
+    if 'model_input_names' not in config:
+        bert = config.get('tokenizer_class', 'BertTokenizer').startswith('BertTokenizer')
+        config['model_input_names'] = ['input_ids', *['token_type_ids']*bert, 'attention_mask']
+        _put(file, json.dumps(config, indent=2))
+    return [name for name in _INPUTS if name in config['model_input_names']]
 
 def _as_others_read(folder, texts):
     "Token ids and mask, (n, tokens) each, by tokenizer.json and tokenizer_config.json alone"
-    said = read_json(folder/'tokenizer_config.json')
+    config = read_json(folder/'tokenizer_config.json')
     tokenizer = Tokenizer.from_file(str(folder/'tokenizer.json'))
-    tokenizer.enable_truncation(said['model_max_length'], direction=said.get('truncation_side', 'right'))
+    tokenizer.enable_truncation(config['model_max_length'], direction=config.get('truncation_side', 'right'))
     tokenizer.enable_padding()
-    found = tokenizer.encode_batch(texts)
-    return tuple(np.array([getattr(e, name) for e in found]) for name in ('ids', 'attention_mask'))
+    encoded = tokenizer.encode_batch(texts)
+    return tuple(np.array([getattr(e, name) for e in encoded]) for name in ('ids', 'attention_mask'))
 
 def _exported(embedder, inputs):
     "The graph, without the paths of this machine"
@@ -81,6 +81,23 @@ def _exported(embedder, inputs):
     ClearMetadataAndDocStringPass()(program.model)
     return program
 
+def _refuse_inexpressible(folder, embedder):
+    "ValueError for a model that a graph of token ids cannot express."
+    if embedder.static:
+        raise ValueError(f'{folder} holds a table of token vectors: there is nothing to compute but their '
+                         'mean, so it needs no ONNX; model.safetensors has the table')
+    if any(embedder.settings.prompts.values()) and not embedder.settings.include_prompt:
+        raise ValueError(f'{folder} leaves its prompts out of the pooling, and a graph of token ids cannot '
+                         'know where they end; use the folder with sentence-transformers')
+
+def _largest_difference(file, inputs, ids, mask, expected):
+    "Of the numbers that ONNX Runtime computes from those of the encoder."
+    import onnxruntime
+    session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
+    given = dict(input_ids=ids, attention_mask=mask, token_type_ids=0*ids)
+    vectors, = session.run(['sentence_embedding'], {name: given[name] for name in inputs})
+    return float(np.abs(vectors - expected).max())
+
 def export_onnx(
     folder: str|Path, # of a BERT; receives onnx/model.onnx
 ) -> float: # largest difference of a vector's numbers from those of the encoder
@@ -88,15 +105,9 @@ def export_onnx(
     Raises ValueError without the packages, for what a graph cannot express, when vectors differ by 1e-4."""
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]
     if missing: raise ValueError(f"{' and '.join(missing)} not installed; pip install gte_nb[onnx]")
-    import onnxruntime
     folder = Path(folder)
     embedder = Embedder.load(folder)
-    if embedder.static:
-        raise ValueError(f'{folder} holds a table of token vectors: there is nothing to compute but their '
-                         'mean, so it needs no ONNX; model.safetensors has the table')
-    if any(embedder.settings.prompts.values()) and not embedder.settings.include_prompt:
-        raise ValueError(f'{folder} leaves its prompts out of the pooling, and a graph of token ids cannot '
-                         'know where they end; use the folder with sentence-transformers')
+    _refuse_inexpressible(folder, embedder)
     inputs = _tokenizer_inputs(folder)
     ids, mask = _as_others_read(folder, _HARD)
     theirs = [row[kept == 1] for row, kept in zip(ids, mask)]
@@ -107,10 +118,7 @@ def export_onnx(
     program.model.metadata_props['model'] = model_hash(folder)
     with written_aside(folder/_ONNX) as aside:
         program.save(aside, external_data=False)
-        session = onnxruntime.InferenceSession(aside, providers=['CPUExecutionProvider'])
-        given = dict(input_ids=ids, attention_mask=mask, token_type_ids=0*ids)
-        found, = session.run(['sentence_embedding'], {name: given[name] for name in inputs})
-        largest = float(np.abs(found - embedder.encode(_HARD, prompt='')).max())
+        largest = _largest_difference(aside, inputs, ids, mask, embedder.encode(_HARD, prompt=''))
         if not largest < 1e-4:
             raise ValueError(f'{folder}: ONNX Runtime gives vectors that differ by {largest:.0e} from the '
                              'encoder, so no file was written; try another version of torch or onnxruntime')

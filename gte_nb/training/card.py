@@ -10,7 +10,7 @@ import hashlib, json, os, platform, re, sys
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Sequence
 
 import torch
 
@@ -26,20 +26,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% ../../nbs/machinery/card.ipynb #1ec42bee
+def _version(package):
+    try: return metadata.version(package)
+    except metadata.PackageNotFoundError: return 'absent'
+
+def _processor():
+    "The name of the CPU."
+    file = Path('/proc/cpuinfo')
+    if not file.exists(): return platform.processor()
+    names = (line.split(':')[1].strip() for line in file.read_text().splitlines()
+             if line.startswith('model name'))
+    return next(names, '')
+
 def provenance() -> dict: # date, command, versions, hardware
     "How something is being made."
-    def version(name):
-        try: return metadata.version(name)
-        except metadata.PackageNotFoundError: return 'absent'
-    cpu = Path('/proc/cpuinfo')
-    model = next((line.split(':')[1].strip() for line in cpu.read_text().splitlines()
-        if line.startswith('model name')), '') if cpu.exists() else platform.processor()
+    packages = 'torch', 'numpy', 'tokenizers', 'bm25s', 'mteb', 'transformers', 'sentence-transformers'
     gpu = (f', {torch.cuda.device_count()} × {torch.cuda.get_device_name()}' if torch.cuda.is_available()
         else '')
+    versions = ' '.join(f'{package} {_version(package)}' for package in packages)
     return dict(date=date.today().isoformat(), command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        hardware=f'{model}, {os.cpu_count()} cores{gpu}',
-        versions=' '.join(f'{n} {version(n)}' for n in ('torch', 'numpy', 'tokenizers', 'bm25s', 'mteb',
-        'transformers', 'sentence-transformers')) + f' python {platform.python_version()}')
+        hardware=f'{_processor()}, {os.cpu_count()} cores{gpu}',
+        versions=f'{versions} python {platform.python_version()}')
+
+def _recorded(folder, run):
+    "The history in a folder, when it is that of its run."
+    file = folder/'history.json'
+    if not file.exists(): return None
+    history = json.loads(file.read_text(encoding='utf-8'))
+    return history if history[-1]['seconds'] == run['seconds'] else None
 
 def training_history(
     folder: str|Path, # of a finished run
@@ -52,36 +66,29 @@ def training_history(
     if not (run := finished_run(folder)):
         raise ValueError(f'{folder} holds no finished run (no training.json): give a folder that '
                          'gte_pretrain or gte_finetune has finished')
-    file = folder/'history.json'
-    if file.exists() and (known := json.loads(file.read_text(encoding='utf-8')))[-1]['seconds'] == run[
-            'seconds']:
-        return known
-    about, earlier = run['about'], []
+    if known := _recorded(folder, run): return known
+    about, earlier, rows = run['about'], [], {}
     # it started from a folder, which `about` names by the hash of its weights
     if about.get('init') != about.get('start'):
-        before = init or about['start']
+        before = Path(init or about['start'])
         if finished_run(before) and weights_hash(before) == about['init']:
             earlier = training_history(before, corpus)
         about = dict(about, start=f"weights {about['init']}")
-    rows = {source: counts.get('train', 0) for source, counts in corpus.manifest['rows'].items()
-        if source in about.get('sources', ())} if corpus and corpus.fingerprint == about.get('corpus') else {}
-    made = dict(provenance(), date=date.fromtimestamp((folder/'training.json').stat().st_mtime).isoformat())
-    return earlier + [dict(run, about=about, rows=rows,
-        **{name: made[name] for name in ('date', 'hardware', 'versions')})]
+    if corpus and corpus.fingerprint == about.get('corpus'):
+        rows = {source: counts.get('train', 0) for source, counts in corpus.manifest['rows'].items()
+                if source in about.get('sources', ())}
+    made, ended = provenance(), date.fromtimestamp((folder/'training.json').stat().st_mtime).isoformat()
+    return earlier + [dict(run, about=about, rows=rows, date=ended, hardware=made['hardware'],
+        versions=made['versions'])]
 
 # %% ../../nbs/machinery/card.ipynb #8027c5a9
 # of a source or of a base model: the card may say apache-2.0
 PERMISSIVE = ('Apache-2.0', 'MIT', 'BSD-2-Clause', 'BSD-3-Clause', 'ISC', 'PSF-2.0', 'CC0-1.0')
-_BASES = {'all-MiniLM-L6-v2': ('sentence-transformers/all-MiniLM-L6-v2', 'Apache-2.0'),
+_BASES = { # start of a recipe → name on the hub, licence
+    'all-MiniLM-L6-v2': ('sentence-transformers/all-MiniLM-L6-v2', 'Apache-2.0'),
     'microsoft/MiniLM-L12-H384-uncased': ('microsoft/MiniLM-L12-H384-uncased', 'MIT'),
-          **{name: (name, 'Apache-2.0') for name in ('google-bert/bert-base-uncased',
-          'google-bert/bert-large-uncased')}}
-
-def _table(columns, rows):
-    "Markdown."
-    cells = [columns, ['---']*len(columns), *rows]
-    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in row)
-        + ' |' for row in cells)
+    'google-bert/bert-base-uncased': ('google-bert/bert-base-uncased', 'Apache-2.0'),
+    'google-bert/bert-large-uncased': ('google-bert/bert-large-uncased', 'Apache-2.0')}
 
 def _base(history):
     """Hub name and licence of the weights that training began with: None for random ones, name None where
@@ -94,6 +101,7 @@ def licences(
     history: list[dict], # see `training_history`
 ) -> 'pd.DataFrame': # source, holds, rows, licence; the base model first
     "What a model is made of. The licences of sources are those of data/sources.csv."
+    import pandas as pd
     known, table = registry(), {}
     if base := _base(history):
         table[base[0] or 'base model'] = dict(holds='weights that training started from', rows='',
@@ -101,48 +109,92 @@ def licences(
     for record in history:
         for source in record['about'].get('sources', ()):
             given = known.loc[source] if source in known.index else dict(pair='own rows', licence='')
-            table[source] = dict(holds=given['pair'],
-                rows=f"{record['rows'][source]:,}" if source in record['rows'] else 'not counted',
-                licence=given['licence'] or 'not stated')
-    import pandas as pd
+            rows = f"{record['rows'][source]:,}" if source in record['rows'] else 'not counted'
+            table[source] = dict(holds=given['pair'], rows=rows, licence=given['licence'] or 'not stated')
     return pd.DataFrame(table).T.rename_axis('source').reset_index()
 
-# %% ../../nbs/machinery/card.ipynb #dffebfe2
+# %% ../../nbs/machinery/card.ipynb #5ad0c6b1
 _ARXIV, _MARKS = '2308.03281', ('<!-- results -->', '<!-- end of results -->')
 
-_BY_HAND = dict( # pooling → Python that pools what transformers gives
-    mean="mask = batch['attention_mask'].unsqueeze(-1)          # mean over the tokens, not over padding\n"
-         "vectors = (hidden * mask).sum(1) / mask.sum(1)",
-    cls="vectors = hidden[:, 0]                                # of the first token")
-_POOLED = dict( # pooling → words
+def _markdown_table(columns, rows):
+    "Markdown."
+    cells = [columns, ['---']*len(columns), *rows]
+    return '\n'.join('| ' + ' | '.join(str(cell).replace('|', '\\|').replace('\n', ' ') for cell in row)
+        + ' |' for row in cells)
+
+def _results(rows):
+    "The part of a card between the marks."
+    table = _markdown_table(('task', 'type', 'metric', 'score', '95% interval', 'n'),
+        [(r['task'], r['type'], r['metric'], f"{r['score']:.4f}", f"[{r['low']:.4f}, {r['high']:.4f}]",
+        int(r['n'])) for r in rows])
+    text = ('The score is a mean over n queries, pairs, texts or sets; the interval is a bootstrap over '
+            f'them.\n\n{table}' if rows
+            else 'Nothing has been measured yet. `gte_evaluate FOLDER` measures, and writes its table here.')
+    return f'{_MARKS[0]}\n{text}\n{_MARKS[1]}'
+
+def _model_index(name, rows):
+    "The same for the head of a card: huggingface_hub's EvalResult."
+    from huggingface_hub import EvalResult
+    def slug(text, blank): return re.sub(r'[^a-z0-9]+', blank, text.lower().replace('@', '_at_')).strip(blank)
+    return dict(model_name=name, eval_results=[EvalResult(task_type=r['type'],
+        dataset_type=slug(r['task'], '-'), dataset_name=r['task'], metric_type=slug(r['metric'], '_'),
+        metric_name=r['metric'], metric_value=round(float(r['score']), 4)) for r in rows]) if rows else {}
+
+def _licence_text(history):
+    "Whether all licences ask for little; and what the card says of them."
+    table = licences(history)
+    clear = bool(table['licence'].isin(PERMISSIVE).all()) if len(table) else True
+    text = ("The code that trained this model is under Apache-2.0. Its weights were learnt from texts that "
+            "have licences of their own; whether these bind the weights is not settled. The head of the card "
+            f"says apache-2.0 when all licences of this table are among {', '.join(PERMISSIVE)}, and "
+            "otherwise `other`. Look whether your use fits them.\n\n")
+    return clear, text + _markdown_table(('source', 'holds', 'rows', 'licence'), table.values.tolist())
+
+# %% ../../nbs/machinery/card.ipynb #63fd185c
+_MEAN = """mask = batch['attention_mask'].unsqueeze(-1)          # mean over the tokens, not over padding
+vectors = (hidden * mask).sum(1) / mask.sum(1)"""
+_FIRST = "vectors = hidden[:, 0]                                # of the first token"
+_POOLING_CODE = {('mean',): _MEAN, ('cls',): _FIRST} # → Python that pools what transformers gives
+_POOLING_WORDS = dict(
     cls='vector of the first token', lasttoken='vector of the last token', max='maximum over the tokens',
     mean='mean over the tokens', mean_sqrt_len_tokens='sum over the tokens by the root of their number',
     weightedmean='mean over the tokens, weighted by their place')
 
-def _made(embedder):
-    "How token vectors become one vector, in words."
-    settings = embedder.settings
-    pooled = ' and '.join(_POOLED[mode] for mode in settings.pooling)
+def _pooling_in_words(settings):
+    "How token vectors become one vector."
+    pooled = ' and '.join(_POOLING_WORDS[mode] for mode in settings.pooling)
     layers = [f'{type(layer).__name__} layer' for layer in settings.layers]
     return ', '.join([pooled, *layers, *['unit length']*settings.normalize])
+
+_SENTENCE_TRANSFORMERS = """from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer('MODEL')
+vectors = model.encode(texts)"""
+
+_TRANSFORMERS = """import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained('MODEL')
+model = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)
+batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')
+with torch.no_grad(): hidden = model(**batch).last_hidden_state
+"""
+
+_GTE_NB = """from gte_nb.model.embedder import Embedder
+
+model = Embedder.load('MODEL')                                       # a folder; of the hub: """ \
+    """huggingface_hub.snapshot_download(name)
+vectors = model.encode(texts)"""
 
 def _snippets(embedder):
     "How to use the model, tool by tool: Markdown with Python that can be run."
     settings = embedder.settings
-    (yield 'sentence-transformers', "from sentence_transformers import SentenceTransformer\n\nmodel = "
-                                    "SentenceTransformer('MODEL')\nvectors = model.encode(texts)")
+    yield 'sentence-transformers', _SENTENCE_TRANSFORMERS
     more = embedder.static or len(settings.layers) or settings.truncate_dim or settings.default_prompt_name
-    if not more and settings.pooling in (('mean',), ('cls',)): yield 'transformers', (
-        "import torch\nfrom transformers import AutoModel, AutoTokenizer\n\n"
-        "tokenizer = AutoTokenizer.from_pretrained('MODEL')\n"
-        "model = AutoModel.from_pretrained('MODEL', add_pooling_layer=False)\n"
-        "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
-        "with torch.no_grad(): hidden = model(**batch).last_hidden_state\n"
-        + _BY_HAND[settings.pooling[0]]
-        + '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize)
-    (yield 'gte_nb', "from gte_nb.model.embedder import Embedder\n\nmodel = Embedder.load('MODEL')                "
-                     "                       # a folder; of the hub: "
-                     "huggingface_hub.snapshot_download(name)\nvectors = model.encode(texts)")
+    if not more and (pooling := _POOLING_CODE.get(tuple(settings.pooling))):
+        unit = '\nvectors = torch.nn.functional.normalize(vectors, dim=1)'*settings.normalize
+        yield 'transformers', _TRANSFORMERS + pooling + unit
+    yield 'gte_nb', _GTE_NB
 
 def _prompts(settings):
     "What a model wants before a text, for its card."
@@ -152,123 +204,126 @@ def _prompts(settings):
     return (f'\n\nIt was made to read a prompt before a text: {named}{default or ""}. `encode_query` and '
             '`encode_document` put theirs; with other tools, put it there yourself.')
 
-def _results(rows):
-    "The part of a card between the marks."
-    table = _table(('task', 'type', 'metric', 'score', '95% interval', 'n'),
-        [(r['task'], r['type'], r['metric'], f"{r['score']:.4f}", f"[{r['low']:.4f}, {r['high']:.4f}]",
-        int(r['n'])) for r in rows])
-    text = ('The score is a mean over n queries, pairs, texts or sets; the interval is a bootstrap over '
-            f'them.\n\n{table}' if rows
-            else 'Nothing has been measured yet. `gte_evaluate FOLDER` measures, and writes its table here.')
-    return f'{_MARKS[0]}\n{text}\n{_MARKS[1]}'
+# %% ../../nbs/machinery/card.ipynb #dffebfe2
+def _known_sources(history):
+    "The rows of data/sources.csv of what a model was trained on."
+    known = registry()
+    sources = [source for record in history for source in record['about'].get('sources', ())]
+    return known.loc[[source for source in sources if source in known.index]]
 
-def _index(name, rows):
-    "The same for the head of a card: huggingface_hub's EvalResult."
-    from huggingface_hub import EvalResult
-    def slug(text, blank): return re.sub(r'[^a-z0-9]+', blank, text.lower().replace('@', '_at_')).strip(blank)
-    return dict(model_name=name, eval_results=[EvalResult(task_type=r['type'],
-        dataset_type=slug(r['task'], '-'), dataset_name=r['task'], metric_type=slug(r['metric'], '_'),
-        metric_name=r['metric'], metric_value=round(float(r['score']), 4)) for r in rows]) if rows else {}
+def _languages(history):
+    "Whether texts were English, and whether they were code, as far as is known."
+    sources = _known_sources(history)
+    return bool(_base(history) or len(sources)), bool((sources['category'] == 'code').any())
 
+def _title(about): return f"{about.get('name', 'model')}, stage {about.get('stage', 1)}"
+
+def _head(history, results, clear):
+    "The YAML that the hub reads."
+    from huggingface_hub import ModelCardData
+    (english, code), base = _languages(history), _base(history)
+    licence = dict(license='apache-2.0') if clear else dict(license='other',
+        license_name='licences-of-its-sources', license_link='LICENSE.md')
+    head = ModelCardData(language=['en']*english + ['code']*code or None, **licence,
+        library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0],
+        datasets=sorted({hub for hub in _known_sources(history)['hub_id'] if hub}) or None,
+        tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb',
+        f'arxiv:{_ARXIV}'], **_model_index(_title(history[-1]['about']), results))
+    return f'---\n{head.to_yaml()}\n---'
+
+def _introduction(embedder, history):
+    "What the model is, in a sentence and in a table."
+    stages = {1: 'contrastive pre-training on weak pairs',
+        2: 'contrastive fine-tuning on triples with hard negatives'}
+    done = dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling')
+        for record in history)
+    unit, config = ' of unit length'*embedder.settings.normalize, embedder.encoder.config
+    (english, code), base = _languages(history), _base(history)
+    texts = ', '.join(['English']*english + ['Python and other code']*code)
+    kind = (f'a table of {config.vocab_size:,} token vectors' if embedder.static
+            else f'BERT of {config.num_hidden_layers} layers')
+    size = sum(p.numel() for p in embedder.encoder.parameters())/1e6
+    paper = f'[arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})'
+    sentence = (f'A text embedding model: it turns a text into a vector of {embedder.hidden_size} '
+                f'numbers{unit}, so that texts that belong together have a high cosine. It was trained with '
+                f'the method of GTE (Li et al. 2023, {paper}), at the scale stated below: '
+                f"{', then '.join(done)}.")
+    return sentence + '\n\n' + _markdown_table(('', ''), [
+        ('base model', base[0] or history[0]['about']['start'] if base else 'none: from random weights'),
+        ('model', f'{kind}, {size:.1f} million parameters; {_pooling_in_words(embedder.settings)}'),
+        ('reads', f'{embedder.max_length} tokens of a text'),
+        ('trained on texts in', texts or 'languages that its maker knows')])
+
+def _usage(embedder):
+    "Snippets, and what to know for them."
+    snippets = [f'With {tool}:\n\n```python\n{code}\n```' for tool, code in _snippets(embedder)]
+    compare = ('`vectors @ vectors.T` are the cosines.' if embedder.settings.normalize
+               else 'Compare vectors by their cosine.')
+    static = ' The AutoModel of transformers has no class for a table of token vectors.'*embedder.static
+    return '\n\n'.join([
+        'Put the name of this repository, or a folder that holds its files, in the place of `MODEL`.',
+        "```python\ntexts = ['read a csv file in chunks', 'def read_csv(path): ...']\n```", *snippets,
+        compare + static + _prompts(embedder.settings)])
+
+def _limits(embedder, history):
+    "What a user should not expect."
+    about, length = history[-1]['about'], embedder.max_length
+    queries, documents = (about.get(name, length) for name in ('query_tokens', 'document_tokens'))
+    languages = ('Other languages than English were not trained on.' if _languages(history)[0]
+                 else 'The languages of its training texts are not recorded.')
+    return (f'- What stands after the first {length} tokens of a text is not read. In training, queries were '
+            f'cut at {queries} tokens and documents at {documents}: longer texts are read, and not what it '
+            'has learnt from.\n'
+            f'- {languages} What is not in the table of results was not measured.\n'
+            '- A cosine is no probability, and a high one no statement of fact. Prejudices of the training '
+            'texts were not looked for.')
+
+def _training_table(history):
+    "Everything that a run records, a column for each."
+    fields = dict.fromkeys(name for record in history for name in record['about']
+        if name not in ('name', 'stage', 'sources', 'init', 'encoder'))
+    def column(record):
+        about = record['about']
+        values = {name: about.get(name, '') for name in fields} | dict(
+            sources=', '.join(about.get('sources', ())), pairs_seen=f"{record['pairs']:,}",
+            minutes=f"{record['seconds']/60:.1f}", date=record['date'], hardware=record['hardware'],
+            versions=record['versions'])
+        return {name: ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            for name, value in values.items()}
+    columns = [column(record) for record in history]
+    titles = [_title({'name': '', **record['about']}) for record in history]
+    return _markdown_table(('', *titles),
+        [(name.replace('_', ' '), *(values[name] for values in columns)) for name in columns[0]])
+
+def model_card(
+    embedder: Embedder, # the model
+    history: list[dict], # see `training_history`
+    results: Sequence[dict] = (), # task, type, metric, score, low, high, n
+) -> str: # README.md
+    "What a user of a model has to know, for people and for the hub."
+    clear, licence_text = _licence_text(history)
+    parts = [_head(history, results, clear), f"# {_title(history[-1]['about'])}",
+        _introduction(embedder, history),
+        '## How to use', _usage(embedder),
+        '## Results', _results(results),
+        '## Limits', _limits(embedder, history),
+        '## Training', _training_table(history),
+        '## Licences', licence_text]
+    return _signed('\n\n'.join(parts) + '\n')
+
+# %% ../../nbs/machinery/card.ipynb #2c87f3e4
 def _put(file, text):
     "Write a file whole or not at all."
     with written_aside(file) as aside: aside.write_text(text, encoding='utf-8')
 
 def _signed(text):
+    "A text, and last a line with its hash."
     return f'{text}\n<!-- gte_nb {hashlib.sha256(text.encode()).hexdigest()[:16]}: as it was written -->\n'
 
 def _untouched(text):
     "Whether a file is as `_signed` made it."
     body, _, _ = text.rpartition('\n<!-- gte_nb ')
     return bool(body) and text == _signed(body)
-
-def _licence_text(history):
-    table = licences(history)
-    clear = bool(table['licence'].isin(PERMISSIVE).all()) if len(table) else True
-    return clear, ("The code that trained this model is under Apache-2.0. Its weights were learnt from "
-                   "texts that have licences of their own; whether these bind the weights is not settled. "
-        "The head of the card says apache-2.0 when all licences of this table are among "
-        f"{', '.join(PERMISSIVE)}, and otherwise `other`. Look whether your use fits them.\n\n"
-        + _table(('source', 'holds', 'rows', 'licence'), table.values.tolist()))
-
-def model_card(
-    embedder: Embedder, # the model
-    history: list[dict], # see `training_history`
-    results: list[dict] = (), # task, type, metric, score, low, high, n
-) -> str: # README.md
-    "What a user of a model has to know, for people and for the hub."
-    from huggingface_hub import ModelCardData
-    known, about, base, config = registry(), history[-1]['about'], _base(history), embedder.encoder.config
-    sources = [source for record in history for source in record['about'].get('sources', ())]
-    listed = known.loc[[source for source in sources if source in known.index]]
-    clear, licence_text = _licence_text(history)
-    english, code = bool(base or len(listed)), bool((listed['category'] == 'code').any())
-    title = f"{about.get('name', 'model')}, stage {about.get('stage', 1)}"
-    head = ModelCardData(language=['en']*english + ['code']*code or None,
-        license='apache-2.0' if clear else 'other',
-        **({} if clear else dict(license_name='licences-of-its-sources', license_link='LICENSE.md')),
-        library_name='sentence-transformers', pipeline_tag='sentence-similarity', base_model=base and base[0],
-        datasets=sorted({hub for hub in listed['hub_id'] if hub}) or None,
-        tags=['sentence-transformers', 'sentence-similarity', 'feature-extraction', 'gte_nb',
-        f'arxiv:{_ARXIV}'], **_index(title, results))
-    kind = (f'a table of {config.vocab_size:,} token vectors' if embedder.static else f'BERT of {config.num_hidden_layers} layers')
-    size = sum(p.numel() for p in embedder.encoder.parameters())
-    stages = {1: 'contrastive pre-training on weak pairs',
-        2: 'contrastive fine-tuning on triples with hard negatives'}
-    done = list(dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling')
-        for record in history))
-    fields = dict.fromkeys(name for record in history for name in record['about']
-        if name not in ('name', 'stage', 'sources', 'init', 'encoder'))
-    def column(record):
-        values = dict({name: record['about'].get(name, '') for name in fields},
-            sources=', '.join(record['about'].get('sources', ())), pairs_seen=f"{record['pairs']:,}",
-            minutes=f"{record['seconds']/60:.1f}", date=record['date'], hardware=record['hardware'],
-            versions=record['versions'])
-        return {name: ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            for name, value in values.items()}
-    columns = [column(record) for record in history]
-    snippets = '\n\n'.join(f'With {tool}:\n\n```python\n{code}\n```' for tool, code in _snippets(embedder))
-    return _signed(f"""---
-{head.to_yaml()}
----
-
-# {title}
-
-A text embedding model: it turns a text into a vector of {embedder.hidden_size} numbers{' of unit length'*embedder.settings.normalize}, so that texts that belong together have a high cosine. It was trained with the method of GTE (Li et al. 2023, [arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})), at the scale stated below: {', then '.join(done)}.
-
-{_table(('', ''), [('base model', (base[0] or history[0]['about']['start']) if base else 'none: from random weights'), ('model', f'{kind}, {size/1e6:.1f} million parameters; {_made(embedder)}'), ('reads', f'{embedder.max_length} tokens of a text'),
-                   ('trained on texts in', ', '.join(['English']*english + ['Python and other code']*code) or 'languages that its maker knows')])}
-
-## How to use
-
-Put the name of this repository, or a folder that holds its files, in the place of `MODEL`.
-
-```python
-texts = ['read a csv file in chunks', 'def read_csv(path): ...']
-```
-
-{snippets}
-
-{'`vectors @ vectors.T` are the cosines.' if embedder.settings.normalize else 'Compare vectors by their cosine.'}{' The AutoModel of transformers has no class for a table of token vectors.' if embedder.static else ''}{_prompts(embedder.settings)}
-
-## Results
-
-{_results(results)}
-
-## Limits
-
-- What stands after the first {embedder.max_length} tokens of a text is not read. In training, queries were cut at {about.get('query_tokens', embedder.max_length)} tokens and documents at {about.get('document_tokens', embedder.max_length)}: longer texts are read, and not what it has learnt from.
-- {'Other languages than English were not trained on.' if english else 'The languages of its training texts are not recorded.'} What is not in the table of results was not measured.
-- A cosine is no probability, and a high one no statement of fact. Prejudices of the training texts were not looked for.
-
-## Training
-
-{_table(('', *(f"{record['about'].get('name', '')}, stage {record['about'].get('stage', 1)}" for record in history)), [(name.replace('_', ' '), *(values[name] for values in columns)) for name in columns[0]])}
-
-## Licences
-
-{licence_text}
-""")
 
 def write_card(
     folder: str|Path, # of a finished run

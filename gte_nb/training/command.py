@@ -8,7 +8,7 @@ __all__ = ['HOW', 'SWITCHES', 'gauge_sources', 'held_back', 'gte_pretrain', 'gte
 # %% ../../nbs/machinery/command.ipynb #bf6614e1
 import sys
 from argparse import SUPPRESS, ArgumentParser
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import get_args
 
@@ -18,9 +18,9 @@ from ..documented import documented
 from .checkpoints import finished_run
 from .gauges import held_out_gauges, signatures
 from .processes import TIMEOUT, Gone, first_process_first, losses_said, processes, sigterm_said
-from .recipes import RECIPES, Recipe, _comments, chosen_sources
+from .recipes import RECIPES, Recipe, _field_comments, chosen_sources
 from .stages import run_stage
-from .triples import _own
+from .triples import read_from_files
 from .watch import draw_run
 from ..utils import complain, os_errors_said, runs_folder
 
@@ -33,11 +33,12 @@ def gauge_sources(
     """The sources to watch a run by. Of a mined corpus the two largest: in stage 1 of those that it does not
     train on, in stage 2 of those that only stage 1 has trained on. Of your own rows those for validation."""
     sizes = {source: rows.get('validation', 0) for source, rows in corpus.manifest['rows'].items()}
-    if _own(corpus): return {source: 'learns' for source in recipe.sources if sizes.get(source, 0) >= 2}
+    if read_from_files(corpus):
+        return {source: 'learns' for source in recipe.sources if sizes.get(source, 0) >= 2}
     watched = [source for source in (sizes if recipe.stage == 1 else chosen_sources(corpus, before).sources)
         if source not in recipe.sources and sizes.get(source, 0) >= 50]
     return {source: 'rises' if recipe.stage == 1 else 'stays'
-        for source in sorted(watched, key=sizes.get, reverse=True)[:2]}
+        for source in sorted(watched, key=lambda source: sizes.get(source, 0), reverse=True)[:2]}
 
 def held_back(
     corpus: Corpus, # from files
@@ -45,44 +46,55 @@ def held_back(
     gauges: dict, # that watch it
 ) -> list[str]: # sentences
     "What becomes of rows that are not for training."
-    said = []
+    sentences = []
     for source in recipe.sources:
         for split, rows in corpus.manifest['rows'].get(source, {}).items():
             if split == 'train': continue
             measured = split == 'validation' and source in gauges
             use = 'a gauge measures by them' if measured else 'not used here'
-            said.append(f"{rows:,} {split} row{'s'*(rows > 1)} of {source}: not trained on, {use}")
-    return said
+            sentences.append(f"{rows:,} {split} row{'s'*(rows > 1)} of {source}: not trained on, {use}")
+    return sentences
 
 def _watched(corpus, recipe, before, every):
     "Gauges of a run, what is expected of them, and what to say of rows that are not trained on"
     expects = {} if every == 0 else gauge_sources(corpus, recipe, before)
     try: gauges = held_out_gauges(corpus, expects, rows=200)
     except ValueError:
-        if not _own(corpus): raise
+        if not read_from_files(corpus): raise
         gauges = expects = {}                                             # a few rows that are all alike
-    return gauges, expects, held_back(corpus, recipe, gauges) if _own(corpus) else []
+    return gauges, expects, held_back(corpus, recipe, gauges) if read_from_files(corpus) else []
 
+# %% ../../nbs/machinery/command.ipynb #8c4a5e1d
 HOW = dict(memory=(float, 'GiB that the graphs of a step may take; default: 2, or half of a GPU'),
     tracker=(str, 'tensorboard, wandb or another that accelerate knows'),
-           log_every=(int, 'steps between two lines; default: twenty lines in a terminal'),
-           gauge_every=(int, 'steps between two measurements of the gauges; default: a fifth of the run; 0: '
-                             'no gauges'),
-           checkpoint_seconds=(float, 'between checkpoints; default: a minute'),
-           keep=(int, 'checkpoints that stay while the run goes on; default: 2'))
+    log_every=(int, 'steps between two lines; default: twenty lines in a terminal'),
+    gauge_every=(int, 'steps between two measurements of the gauges; default: a fifth of the run; 0: no '
+                      'gauges'),
+    checkpoint_seconds=(float, 'between checkpoints; default: a minute'),
+    keep=(int, 'checkpoints that stay while the run goes on; default: 2'))
 
 SWITCHES = dict(packed='leave out padding on a GPU too', compile='torch.compile: for a GPU and long runs',
-                quiet='no line, bar or chart',
-                allow_changes='go on with a run although its recipe or corpus is another now')
+    quiet='no line, bar or chart',
+    allow_changes='go on with a run although its recipe or corpus is another now')
 
-def _arguments(stage, argv):
-    "What was said on the command line: ours, the changed fields of the recipe, and the arguments of `train`"
-    what = {1: 'Stage 1: contrastive pre-training on weak pairs.',
-            2: 'Stage 2: fine-tuning on triples with hard negatives, or random ones where none are hard.'}
-    parser = ArgumentParser(description=what[stage], argument_default=SUPPRESS, allow_abbrev=False)
+@dataclass
+class _Words:
+    "What a command line says."
+    recipe: str # name
+    out: Path|None # folder of the run; None: named after the recipe
+    init: str|None # folder of the model to start from
+    seed: int
+    corpus: list[str]|None # paths; None: the project's own
+    quoting: str # of .csv and .tsv
+    timeout: float # seconds that processes wait for each other
+    changes: dict # fields of the recipe that were given
+    how: dict # arguments of `train` that were given
+
+def _add_run(parser, stage):
+    "What a run is: recipe, folder, start, seed, corpus."
     default = str(runs_folder()/'RECIPE'/f'stage{stage}').replace('%', '%%')
     parser.add_argument('--recipe', default='laptop', help=', '.join(RECIPES) + '; default: laptop')
-    parser.add_argument('--out', type=Path,
+    parser.add_argument('--out', type=Path, default=None,
                         help=f'folder of the run, which the same command goes on with; default: {default}')
     parser.add_argument('--init', default=None, help='folder of the model to start from; default: the '
         'recipe\'s own start' + ', which is stage 2 alone'*(stage == 2))
@@ -93,61 +105,81 @@ def _arguments(stage, argv):
                         help='csv: the mark " encloses fields of .csv and .tsv; none: it is an ordinary one')
     parser.add_argument('--timeout', type=float, default=TIMEOUT,
                         help=f'seconds that processes wait for each other in a step; default: {TIMEOUT:.0f}')
-    how = parser.add_argument_group('how it is computed and shown')
-    for name, (kind, text) in HOW.items(): how.add_argument(f'--{name}', type=kind, help=text)
-    for name, text in SWITCHES.items(): how.add_argument(f'--{name}', action='store_true', help=text)
-    changed = parser.add_argument_group('fields of the recipe, instead of its own')
-    for field in fields(Recipe)[2:]:
-        name, says = field.name, _comments()[field.name]
-        of_each = get_args(field.type)[:1]                                # the type of each word in a tuple
-        def words(text, of_each=of_each): return tuple(of_each[0](word) for word in text.split(',') if word)
-        if field.type is bool:
-            names = [f'--no-{name}', *['--uncleaned']*(name == 'clean')]
-            changed.add_argument(*names, dest=name, action='store_false', help=f'not: {says}')
-        elif of_each: changed.add_argument(f'--{name}', type=words, help=f'{says}, separated by commas')
-        else: changed.add_argument(f'--{name}', type=field.type, help=says)
-    given = vars(parser.parse_args(argv))
-    names = ('recipe', 'out', 'init', 'seed', 'corpus', 'quoting', 'timeout')
-    ours = {name: given.pop(name, None) for name in names}
-    changes = {field.name: given.pop(field.name) for field in fields(Recipe) if field.name in given}
-    return ours, changes, given
 
-def _run_command(stage, ours, changes, how):
-    import pandas as pd
-    name, out, init = ours['recipe'], ours['out'], ours['init']
-    if name not in RECIPES: raise ValueError(f"recipe {name!r} is none of {', '.join(RECIPES)}")
-    recipe = replace(RECIPES[name][stage-1], **changes)
-    def say(*sentences):
-        if processes().is_main_process and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
-    with losses_said(), first_process_first():
-        corpus = open_corpus(ours['corpus'], ours['quoting'])
-    known = set(recipe.sources) & set(corpus.manifest['rows'])
-    if 'sources' not in changes and not known: recipe = replace(recipe, sources=())
-    recipe, out = chosen_sources(corpus, recipe), out or runs_folder()/name/f'stage{stage}'
-    gauges, expects, held = _watched(corpus, recipe, RECIPES[name][0], how.get('gauge_every'))
-    if how.get('gauge_every') == 0: del how['gauge_every']
-    if finished_run(out): say(f'{out}: already finished')
-    else: say(f'{recipe}\nfrom {init or recipe.start}, into {out}', *held)
-    if 'memory' in how: how['memory'] = int(how['memory'] * 2**30)
-    log = run_stage(recipe, out, corpus, init, ours['seed'], gauges=gauges, **how)
-    measured, file = pd.DataFrame(), out/'gauges.csv'
-    if file.exists(): measured = pd.read_csv(file, dtype=dict(gauge=str))
+def _add_field(group, field):
+    "A field of the recipe."
+    name, comment = field.name, _field_comments()[field.name]
+    word_type = get_args(field.type)[:1]                                  # of each word in a tuple
+    def words(text): return tuple(word_type[0](word) for word in text.split(',') if word)
+    if field.type is bool:
+        names = [f'--no-{name}', *['--uncleaned']*(name == 'clean')]
+        group.add_argument(*names, dest=name, action='store_false', help=f'not: {comment}')
+    elif word_type: group.add_argument(f'--{name}', type=words, help=f'{comment}, separated by commas')
+    else: group.add_argument(f'--{name}', type=field.type, help=comment)
+
+def _parsed(stage, argv):
+    "The words of a command line."
+    purpose = {1: 'Stage 1: contrastive pre-training on weak pairs.',
+               2: 'Stage 2: fine-tuning on triples with hard negatives, or random ones where none are hard.'}
+    parser = ArgumentParser(description=purpose[stage], argument_default=SUPPRESS, allow_abbrev=False)
+    _add_run(parser, stage)
+    computed = parser.add_argument_group('how it is computed and shown')
+    for name, (kind, text) in HOW.items(): computed.add_argument(f'--{name}', type=kind, help=text)
+    for name, text in SWITCHES.items(): computed.add_argument(f'--{name}', action='store_true', help=text)
+    changed = parser.add_argument_group('fields of the recipe, instead of its own')
+    for field in fields(Recipe)[2:]: _add_field(changed, field)
+    given = vars(parser.parse_args(argv))
+    changes = {field.name: given.pop(field.name) for field in fields(Recipe)[2:] if field.name in given}
+    how = {name: given.pop(name) for name in (*HOW, *SWITCHES) if name in given}
+    return _Words(**given, changes=changes, how=how)
+
+# %% ../../nbs/machinery/command.ipynb #71be0c95
+def _with_sources(recipe, corpus, named):
+    "The recipe with sources: its own; where these are not named and the corpus has none of them, all."
+    if not named and not set(recipe.sources) & set(corpus.manifest['rows']):
+        recipe = replace(recipe, sources=())
+    return chosen_sources(corpus, recipe)
+
+def _say_result(log, measured, expects, out, took, say):
+    "What the gauges and the loss have done."
     for sentence in signatures(measured, expects) if len(measured) else (): say(sentence)
-    took = f'{log.pairs.sum():,} pairs in {log.seconds.iloc[-1]/60:.1f} minutes'
     skipped = f', {log.skipped.sum()} steps skipped' if log.skipped.any() else ''
     say(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}, {took}{skipped}')
+
+def _run_command(stage, words):
+    import pandas as pd
+    how, first = words.how, processes().is_main_process
+    def say(*sentences):
+        if first and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
+    if words.recipe not in RECIPES:
+        raise ValueError(f"recipe {words.recipe!r} is none of {', '.join(RECIPES)}")
+    recipe = replace(RECIPES[words.recipe][stage-1], **words.changes)
+    with losses_said(), first_process_first():
+        corpus = open_corpus(words.corpus, words.quoting)
+    recipe = _with_sources(recipe, corpus, 'sources' in words.changes)
+    out = words.out or runs_folder()/words.recipe/f'stage{stage}'
+    gauges, expects, held = _watched(corpus, recipe, RECIPES[words.recipe][0], how.get('gauge_every'))
+    if how.get('gauge_every') == 0: del how['gauge_every']
+    if finished_run(out): say(f'{out}: already finished')
+    else: say(f'{recipe}\nfrom {words.init or recipe.start}, into {out}', *held)
+    if 'memory' in how: how['memory'] = int(how['memory'] * 2**30)
+    log = run_stage(recipe, out, corpus, words.init, words.seed, gauges=gauges, **how)
+    file, took = out/'gauges.csv', f'{log.pairs.sum():,} pairs in {log.seconds.iloc[-1]/60:.1f} minutes'
+    measured = pd.read_csv(file, dtype=dict(gauge=str)) if file.exists() else pd.DataFrame()
+    _say_result(log, measured, expects, out, took, say)
     try:
-        if processes().is_main_process and not how.get('quiet'):
-            draw_run(log, measured, f'{name}, stage {stage}: {took}').savefig(out/'run.png', dpi=110)
+        if first and not how.get('quiet'):
+            chart = draw_run(log, measured, f'{words.recipe}, stage {stage}: {took}')
+            chart.savefig(out/'run.png', dpi=110)
     except ImportError: say('no chart: matplotlib is not installed (pip install gte_nb[charts])')
 
 def _stage_command(stage, argv):
-    (ours, changes, how), first = _arguments(stage, argv), True
+    words, first = _parsed(stage, argv), True
     try:
-        timeout = ours['timeout']
-        if not 0 < timeout < 1e9: raise ValueError(f'timeout is {timeout}; give a number of seconds above 0')
-        first = processes(timeout).is_main_process
-        with sigterm_said(), os_errors_said(): _run_command(stage, ours, changes, how)
+        if not 0 < words.timeout < 1e9:
+            raise ValueError(f'timeout is {words.timeout}; give a number of seconds above 0')
+        first = processes(words.timeout).is_main_process
+        with sigterm_said(), os_errors_said(): _run_command(stage, words)
     except Gone as error: complain(error)                                 # each process that is left says so
     except (ValueError, FileNotFoundError) as error: complain(error) if first else sys.exit(1)
     except KeyboardInterrupt as stop:

@@ -52,43 +52,49 @@ class Recipe:
     @property
     def settings(self) -> dict: # name → value
         "The fields that are arguments of `train`."
-        return {name: getattr(self, name) for name in ('steps', 'learning_rate', 'loss', 'temperature',
-            'warmup', 'weight_decay', 'token_dropout', 'mask_duplicates', 'precision')}
+        names = ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout',
+                 'mask_duplicates', 'precision')
+        return {name: getattr(self, name) for name in names}
 
     def __str__(self):
-        return f'Recipe {self.name}, stage {self.stage}\n' + '\n'.join(f'  {name:15} {value!s:48} '
-            f'{_comments()[name]}' for name, value in list(asdict(self).items())[2:])
+        lines = [f'  {name:15} {value!s:48} {_field_comments()[name]}'
+                 for name, value in list(asdict(self).items())[2:]]
+        return '\n'.join([f'Recipe {self.name}, stage {self.stage}', *lines])
 
 @cache
-def _comments():
-    # what stands beside the fields above
+def _field_comments():
+    "Field → what stands beside it above."
     return {name: comment or '' for name, comment in docments(Recipe).items()}
 
 # %% ../../nbs/machinery/recipes.ipynb #69a08157
-def _paper(size, start, learning_rate):
-    same = dict(name=f'paper-{size}', start=start, temperature=0.01, precision='bf16', dropout=0.1,
-        max_length=512)
-    return (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=16_384, steps=50_000,
-        learning_rate=learning_rate, **same),
-            Recipe(stage=2, query_tokens=512, document_tokens=512, batch_size=128, steps=25_000,
-            learning_rate=learning_rate/10, sources=TRIPLES, **same))
-
 # what people have marked as right, and what is near it and wrong
 TRIPLES = ('see_also', 'docstring_code', 'headword_example', 'term_synonym')
-_weak = ('docstring_code', 'summary_rest', 'see_also')
-_laptop = dict(name='laptop', keep_layers=(0, 2, 5))
-_scratch = dict(name='laptop-scratch', start='scratch', max_length=512, document_tokens=256, temperature=0.05,
-    batch_size=512, weight_decay=0., token_dropout=0.4)
-_gpu = dict(name='single-gpu', max_length=512, temperature=0.02, precision='bf16', dropout=0.1)
+_WEAK = ('docstring_code', 'summary_rest', 'see_also')
+
+def _two_stages(first: Recipe, **second) -> tuple[Recipe, Recipe]:
+    "A recipe of stage 1, and the same with what is different in stage 2."
+    return first, replace(first, stage=2, sources=TRIPLES, **second)
+
+def _paper(size: str, start: str, learning_rate: float) -> tuple[Recipe, Recipe]:
+    return _two_stages(
+        Recipe(f'paper-{size}', 1, start, temperature=0.01, precision='bf16', dropout=0.1, max_length=512,
+               query_tokens=128, document_tokens=128, batch_size=16_384, steps=50_000,
+               learning_rate=learning_rate),
+        query_tokens=512, document_tokens=512, batch_size=128, steps=25_000, learning_rate=learning_rate/10)
+
 RECIPES = {
-    'laptop': (Recipe(stage=1, sources=_weak, steps=200, **_laptop),
-    Recipe(stage=2, sources=TRIPLES, steps=40, learning_rate=1e-4, **_laptop)),
-    'laptop-scratch': (Recipe(stage=1, sources=_weak, steps=1000, learning_rate=0.01, **_scratch),
-    Recipe(stage=2, sources=TRIPLES, steps=60, learning_rate=1e-3, **_scratch)),
-    'single-gpu': (Recipe(stage=1, query_tokens=128, document_tokens=128, batch_size=4096, steps=2000,
-    **_gpu),
-                   Recipe(stage=2, query_tokens=128, document_tokens=512, batch_size=256, steps=500,
-                   learning_rate=2e-5, sources=TRIPLES, **_gpu)),
+    'laptop': _two_stages(
+        Recipe('laptop', 1, keep_layers=(0, 2, 5), sources=_WEAK, steps=200),
+        steps=40, learning_rate=1e-4),
+    'laptop-scratch': _two_stages(
+        Recipe('laptop-scratch', 1, 'scratch', sources=_WEAK, max_length=512, document_tokens=256,
+               temperature=0.05, batch_size=512, steps=1000, learning_rate=0.01, weight_decay=0.,
+               token_dropout=0.4),
+        steps=60, learning_rate=1e-3),
+    'single-gpu': _two_stages(
+        Recipe('single-gpu', 1, max_length=512, query_tokens=128, document_tokens=128, temperature=0.02,
+               precision='bf16', batch_size=4096, steps=2000, dropout=0.1),
+        document_tokens=512, batch_size=256, steps=500, learning_rate=2e-5),
     'paper-small': _paper('small', 'microsoft/MiniLM-L12-H384-uncased', 3e-4),
     'paper-base': _paper('base', 'google-bert/bert-base-uncased', 2e-4),
     'paper-large': _paper('large', 'google-bert/bert-large-uncased', 5e-5),
@@ -100,8 +106,8 @@ def chosen_sources(
     recipe: Recipe, # whose sources may be ()
 ) -> Recipe: # with sources named
     "Name the sources of a recipe that trains on all there are."
-    return replace(recipe, sources=recipe.sources
-        or tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train')))
+    with_pairs = tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train'))
+    return replace(recipe, sources=recipe.sources or with_pairs)
 
 # %% ../../nbs/machinery/recipes.ipynb #66d0ccf2
 documented(globals())

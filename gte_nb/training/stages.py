@@ -10,9 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..data.batches import pair_batches
 from ..data.corpus import Corpus
 from ..data.mining import mine
 from ..data.sampler import MixtureSampler
@@ -24,8 +21,8 @@ from .checkpoints import finished_run, writable
 from .loop import train
 from .processes import first_process_first, losses_said, processes
 from .recipes import Recipe, chosen_sources
-from .start import _loaded, start_embedder
-from .triples import _columns, random_negatives, triple_batches
+from .start import start_embedder, start_from_folder
+from .triples import drawn_batches, has_negatives, random_negatives, source_negatives
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,22 +34,31 @@ def remarks(
     tables: list[tuple[TokenTable, TokenTable]], # of `source_tables`
 ) -> list[str]: # sentences
     "What a stage does with its rows that one might not expect."
-    unused, random = [], []
-    if recipe.stage == 1: unused = [name for name in recipe.sources if 'negative' in _columns(corpus, name)]
+    unused, random, sentences = [], [], []
+    if recipe.stage == 1: unused = [name for name in recipe.sources if has_negatives(corpus, name)]
     if recipe.stage == 2: random = random_negatives(corpus, recipe)
     sampler = MixtureSampler([len(queries) for queries, _ in tables], recipe.batch_size, recipe.alpha)
     counts = zip(recipe.sources, sampler.sizes, sampler.left_out)
     cut = [f'{rows} of {size:,} rows of {source}' for source, size, rows in counts if rows]
-    said = []
-    if unused:
-        said.append(f"the negatives of {', '.join(unused)} are not used in stage 1, but in gte_finetune")
-    if random:
-        said.append(f"the negatives of {', '.join(random)} are random, not hard: documents of other rows, of "
-                    'the same module where rows name one; mine_hard_negatives makes a column of hard ones')
-    if cut:
-        said.append(f"each pass leaves out {', '.join(cut)}, others each time: as a last batch they would be "
-                    f'less than a quarter of {recipe.batch_size}')
-    return said
+    if unused: sentences.append(
+        f"the negatives of {', '.join(unused)} are not used in stage 1, but in gte_finetune")
+    if random: sentences.append(
+        f"the negatives of {', '.join(random)} are random, not hard: documents of other rows, of the same "
+        'module where rows name one; mine_hard_negatives makes a column of hard ones')
+    if cut: sentences.append(
+        f"each pass leaves out {', '.join(cut)}, others each time: as a last batch they would be less than a "
+        f'quarter of {recipe.batch_size}')
+    return sentences
+
+def _start(recipe, corpus, init, seed, out):
+    "The model that a stage trains, and what it came from: the hash of a folder's weights, or a name."
+    embedder = start_from_folder(init, recipe) if init else start_embedder(recipe, corpus, seed, out)
+    if embedder.static != recipe.static:
+        raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe "
+                         f"{recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; "
+                         "choose the other recipe or another --init")
+    folder = init or (recipe.start if Path(recipe.start).is_dir() else None)
+    return embedder, weights_hash(folder) if folder else recipe.start
 
 def run_stage(
     recipe: Recipe, # of stage 1 or 2
@@ -65,25 +71,24 @@ def run_stage(
 ) -> 'pd.DataFrame': # the log: step, loss, norm, learning_rate, pairs, seconds, skipped
     """Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one
     sentence for bad input."""
-    corpus, out = corpus or mine(), Path(out)
-    recipe, finished = chosen_sources(corpus, recipe), finished_run(out)
+    corpus, out = corpus or mine(), Path(out)                             # the rows
+    recipe, finished, batch_at = chosen_sources(corpus, recipe), finished_run(out), None
     with losses_said(out), first_process_first():                         # which fills the caches
-        if not finished: writable(out)                                   # asked before the work
-        embedder = _loaded(init, recipe) if init else start_embedder(recipe, corpus, seed, out)
-        if embedder.static != recipe.static:
-            raise ValueError(f"{init} holds a {'static encoder' if embedder.static else 'BERT'}, and recipe "
-                             f"{recipe.name} trains a {'static encoder' if recipe.static else 'BERT'}; "
-                             "choose the other recipe or another --init")
+        if not finished: writable(out)                                    # asked before the work
+        embedder, origin = _start(recipe, corpus, init, seed, out)
         about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint,
-            tokenizer=tokenizer_hash(embedder.tokenizer),
-            init=weights_hash(folder) if (folder := init or Path(recipe.start).is_dir() and recipe.start)
-            else recipe.start)
-        make_batches = pair_batches if recipe.stage == 1 else triple_batches
-        batches = None if finished else make_batches(embedder, corpus, recipe, seed)
-        if not (finished or how.get('quiet')) and processes().is_main_process:
-            tables = source_tables(embedder, corpus, recipe)
-            for sentence in remarks(corpus, recipe, tables): print(sentence, flush=True)
-    log = train(embedder, batches, out, about=about, seed=seed, **recipe.settings, **how)
+            tokenizer=tokenizer_hash(embedder.tokenizer), init=origin)
+        if not finished:
+            tables = source_tables(embedder, corpus, recipe)              # rows → token ids
+            sizes = [len(queries) for queries, _ in tables]
+            sampler = MixtureSampler(sizes, recipe.batch_size, recipe.alpha, seed)    # step → its rows
+            negatives = None
+            if recipe.stage == 2: negatives = source_negatives(embedder, corpus, recipe, tables, seed)
+            batch_at = drawn_batches(corpus, recipe, tables, sampler, negatives)      # its rows → a batch
+            if processes().is_main_process and not how.get('quiet'):
+                for sentence in remarks(corpus, recipe, tables): print(sentence, flush=True)
+    log = train(embedder, batch_at, # type: ignore[arg-type] # None: a finished run asks for no batch
+        out, about=about, seed=seed, **recipe.settings, **how)
     if processes().is_main_process: write_card(out, corpus, init)
     return log
 

@@ -34,6 +34,24 @@ if TYPE_CHECKING:
 # %% ../../nbs/machinery/warmup.ipynb #33bab738
 SHARE = 0.15   # of the tokens are hidden
 
+def _special_ids(tokenizer):
+    "SPECIAL_TOKENS → ids."
+    ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+    for token, number in ids.items():
+        if number is None:
+            raise ValueError(f'the tokenizer has no token {token}; a vocabulary of train_tokenizer has it')
+    return ids
+
+def _chosen_places(text, hideable, lengths, rng):
+    """Of the tokens of all texts in a row, a share of each text's hideable ones: those with the smallest
+    draws."""
+    # text by text, shuffled, special tokens last
+    order = np.argsort(2*text + np.where(hideable, rng.random(len(text)), 1.))
+    rank = np.empty(len(text), np.int64)
+    rank[order] = np.arange(len(text)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    candidates = np.bincount(text, hideable, len(lengths))
+    return hideable & (rank < np.maximum(1, (SHARE * candidates).round())[text])
+
 def mask_tokens(
     ids: list[np.ndarray], # token ids of each text
     tokenizer: Tokenizer, # knows SPECIAL_TOKENS
@@ -42,32 +60,33 @@ def mask_tokens(
     """Choose 15% of each text's tokens, at least one, never special ones; 80% of them become [MASK], 10% a
     random token (Devlin et al. 2019, section 3.1). Raises ValueError for a tokenizer without the special
     tokens, and when there is nothing to choose from."""
-    special = np.zeros(tokenizer.get_vocab_size(), bool)
-    for token in SPECIAL_TOKENS:
-        if tokenizer.token_to_id(token) is None:
-            raise ValueError(f'the tokenizer has no token {token}; a vocabulary of train_tokenizer has it')
-        special[tokenizer.token_to_id(token)] = True
-    ordinary = np.flatnonzero(~special)
+    special, rng = _special_ids(tokenizer), np.random.default_rng(seed)
+    ordinary = np.ones(tokenizer.get_vocab_size(), bool)
+    ordinary[[*special.values()]] = False
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
-    flat, text = np.concatenate([*ids, np.zeros(0, np.int64)]).astype(np.int64), np.repeat(
-        np.arange(len(ids)), lengths)
-    hideable = ~special[flat]
+    flat = np.concatenate([*ids, np.zeros(0, np.int64)]).astype(np.int64)
+    text, hideable = np.repeat(np.arange(len(ids)), lengths), ordinary[flat]
     if not hideable.any():
         raise ValueError(f'none of the {len(ids)} texts has a token that can be hidden; give texts that are '
                          'not empty')
-    rng = np.random.default_rng(seed)
-    # text by text, shuffled, special tokens last
-    order = np.argsort(2*text + np.where(hideable, rng.random(len(flat)), 1.))
-    rank = np.empty(len(flat), np.int64)
-    rank[order] = np.arange(len(flat)) - np.repeat(lengths.cumsum() - lengths, lengths)
-    candidates = np.bincount(text, hideable, len(ids))
-    chosen = hideable & (rank < np.maximum(1, (SHARE * candidates).round())[text])
-    fate, other = rng.random(len(flat)), rng.choice(ordinary, len(flat))
-    masked = np.where(chosen & (fate < 0.8), tokenizer.token_to_id('[MASK]'),
+    chosen = _chosen_places(text, hideable, lengths, rng)
+    fate, other = rng.random(len(flat)), rng.choice(np.flatnonzero(ordinary), len(flat))
+    masked = np.where(chosen & (fate < 0.8), special['[MASK]'],
         np.where(chosen & (fate >= 0.9), other, flat))
     return np.split(masked, lengths.cumsum()[:-1]), np.split(chosen, lengths.cumsum()[:-1])
 
 # %% ../../nbs/machinery/warmup.ipynb #77dfc942
+def _token_vectors(embedder): return embedder.encoder.embeddings.word_embeddings.weight
+
+def _chunk_loss(embedder, input_ids, mask, targets, chosen):
+    "The summed loss of a chunk at its chosen places."
+    weight, where = _token_vectors(embedder), torch.zeros_like(mask)
+    where[mask] = torch.from_numpy(chosen)
+    input_ids, mask, where = (tensor.to(weight.device) for tensor in (input_ids, mask, where))
+    hidden = embedder.encoder(input_ids, mask)[where]
+    targets = torch.from_numpy(targets.astype(np.int64)).to(weight.device)
+    return F.cross_entropy(hidden @ weight.T, targets, reduction='sum')
+
 def masked_gradient(
     embedder: Embedder, # a BERT, in training mode
     ids: list[np.ndarray], # token ids of a batch of texts
@@ -81,22 +100,17 @@ def masked_gradient(
     if embedder.static:
         raise ValueError('a static encoder sees no neighbours from which to guess a hidden token; warm up a '
                          'BERT')
-    world, weight = processes(), embedder.encoder.embeddings.word_embeddings.weight
+    world, device = processes(), _token_vectors(embedder).device
     masked, chosen = mask_tokens(ids, embedder.tokenizer, seed)
+    places, loss = sum(int(c.sum()) for c in chosen), torch.zeros((), dtype=torch.float64, device=device)
     share = np.argsort([-len(text) for text in ids], kind='stable')[world.process_index::world.num_processes]
-    places, loss = sum(int(c.sum()) for c in chosen), torch.zeros((), dtype=torch.float64,
-        device=weight.device)
-    with torch.random.fork_rng([weight.device] if weight.device.type == 'cuda' else []):
+    positions = CHUNK_TOKENS.get(device.type, CHUNK_TOKENS['cuda'])
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         seed_dropout(seed, world.process_index)
-        for rows, input_ids, mask in rectangles([masked[i] for i in share],
-                CHUNK_TOKENS.get(weight.device.type, CHUNK_TOKENS['cuda'])):
-            rows, where = share[rows], torch.zeros_like(mask)
-            where[mask] = torch.from_numpy(np.concatenate([chosen[i] for i in rows]))
-            targets = torch.from_numpy(np.concatenate([ids[i][chosen[i]] for i in rows]).astype(np.int64)).to(
-                weight.device)
-            hidden = embedder.encoder(input_ids.to(weight.device),
-                mask.to(weight.device))[where.to(weight.device)]
-            part = F.cross_entropy(hidden @ weight.T, targets, reduction='sum') / places
+        for rows, input_ids, mask in rectangles([masked[i] for i in share], positions):
+            targets = np.concatenate([ids[i][chosen[i]] for i in share[rows]])
+            where = np.concatenate([chosen[i] for i in share[rows]])
+            part = _chunk_loss(embedder, input_ids, mask, targets, where) / places
             part.backward()
             loss += part.detach()
     if world.num_processes > 1: torch.distributed.all_reduce(loss)
@@ -113,7 +127,7 @@ def corpus_texts(
     def texts():
         return [text for source in sources for column in ('query', 'document')
             for text in training_pairs(corpus, source)[column]]
-    return token_table(embedder, texts, embedder.max_length,
+    return token_table(embedder, texts, embedder.max_length, # type: ignore[arg-type] # inf: nothing is cut
         cache_folder()/'tokens'/f'texts-{hashlib.sha256(about.encode()).hexdigest()[:16]}')
 
 def warm_up(
@@ -134,16 +148,16 @@ def warm_up(
         rows = sampler[step][1]
         return texts[rows] if isinstance(texts, TokenTable) else [texts[row] for row in rows]
     about = dict(stage='warm-up', steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-        share=SHARE,
-        tokenizer=tokenizer_hash(embedder.tokenizer), max_length=embedder.max_length,
+        share=SHARE, tokenizer=tokenizer_hash(embedder.tokenizer), max_length=embedder.max_length,
         encoder=vars(embedder.encoder.config), **(about or {}))
-    return train(embedder, batch_at, folder, steps, learning_rate, gradient=masked_gradient, seed=seed,
-        about=about, **how)
+    return train(embedder, batch_at, folder, steps, learning_rate, about=about, seed=seed,
+        gradient=masked_gradient, **how) # type: ignore[arg-type] # `train` says: any object
 
 # %% ../../nbs/machinery/warmup.ipynb #ec9fbc8a
 @call_parse
 def gte_warmup(
-    out: Param(f'folder of the run; the same command goes on; default: {runs_folder()}/warmup') = None,
+    out: Param( # type: ignore[valid-type] # fastcore
+        f'folder of the run; the same command goes on; default: {runs_folder()}/warmup') = None,
     layers: int = 2, # of the encoder
     hidden_size: int = 128, # length of a vector, a multiple of 64
     vocab_size: int = 12_000, # tokens of the vocabulary
@@ -153,25 +167,26 @@ def gte_warmup(
     learning_rate: float = 3e-3, # peak; less for wider encoders
     seed: int = 0, # of everything random
     sources: str = 'docstring_code,summary_rest,see_also', # of the corpus, separated by commas
-    corpus: Param("folder of a mined corpus, or files of your own rows; default: the project's own",
-                  nargs='+', action='extend') = None,
+    corpus: Param( # type: ignore[valid-type] # fastcore
+        "folder of a mined corpus, or files of your own rows; default: the project's own",
+        nargs='+', action='extend') = None,
 ):
     "Warm up a small BERT from random weights, by masked language modelling on the corpus' texts."
     try:
         with sigterm_said(), os_errors_said():
-            corpus, sources = open_corpus(corpus), tuple(sources.split(','))
-            out = Path(out or runs_folder()/'warmup')
-            if not set(sources) & set(corpus.manifest['rows']): sources = tuple(corpus.manifest['rows'])
-            tokenizer = corpus_tokenizer(corpus, sources, vocab_size, special_tokens=True, run=out)
+            rows, names = open_corpus(corpus), tuple(sources.split(','))
+            folder = Path(out or runs_folder()/'warmup')
+            if not set(names) & set(rows.manifest['rows']): names = tuple(rows.manifest['rows'])
+            tokenizer = corpus_tokenizer(rows, names, vocab_size, special_tokens=True, run=folder)
             embedder = new_bert(tokenizer, layers, hidden_size, max_length, seed)
-            texts = corpus_texts(embedder, corpus, sources)
-            of_what = f'{batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}'
-            print(f'warm-up: {steps} steps of {of_what}, into {out}', flush=True)
-            about = dict(corpus=corpus.fingerprint, sources=sources)
-            log = warm_up(embedder, texts, out, steps, batch_size, learning_rate, seed, about=about)
+            texts = corpus_texts(embedder, rows, names)
+            shape = f'{batch_size} of {len(texts):,} texts, {layers} layers of {hidden_size}'
+            print(f'warm-up: {steps} steps of {shape}, into {folder}', flush=True)
+            about = dict(corpus=rows.fingerprint, sources=names)
+            log = warm_up(embedder, texts, folder, steps, batch_size, learning_rate, seed, about=about)
             fell = f'loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}'
             took = f'{log.seconds.iloc[-1]/60:.1f} minutes'
-            print(f'{out}: {fell} in {took}; go on with: gte_pretrain --init {out}')
+            print(f'{folder}: {fell} in {took}; go on with: gte_pretrain --init {folder}')
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt as stop: print(f'\n{stop}', file=sys.stderr); sys.exit(130)
 
