@@ -37,7 +37,7 @@ def _of_function(function, lines):
     while not re.match(r' *(async )?def ', lines[first]): first += 1
     last = first
     if re.sub(r' +# .*', '', lines[first]).endswith(('(', ',')):
-        while last + 1 < len(lines) and not _END.search(lines[last]): last += 1
+        while not (_END.search(lines[last]) or lines[last].lstrip().startswith(')')): last += 1
     kind, comment = match.groups() if (match := _END.search(lines[last])) else ('', '')
     for line in lines[last+1:]:                                             # a long one goes on below
         if not comment or not (more := _COMMENT.match(line)): break

@@ -2,7 +2,8 @@
 
 Prints a line for each, and last `N passed, N failed[, N skipped]`. Words behind the command pick checks:
 `python tests/run.py losses wheel` runs those whose names hold one of them."""
-import configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile, time, venv, zipfile
+import configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile, time, venv
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -139,8 +140,8 @@ def check_wheel(work):
     stray = [name for name in names if not name.startswith((f"{LIB}/", f"{LIB}-")) or "left-behind" in name
         or ".ipynb" in name]
     if stray: raise Failure(f"the wheel holds what it should not: {', '.join(stray)}")
-    if f"{LIB}/tables/corpus-packages.csv" not in names:
-        raise Failure(f"the wheel lacks {LIB}/tables/corpus-packages.csv")
+    for name in ("tables/corpus-packages.csv", "py.typed"):
+        if f"{LIB}/{name}" not in names: raise Failure(f"the wheel lacks {LIB}/{name}")
 
     # A fresh environment that sees the installed dependencies, but no editable install: .pth files are not
     # followed from a .pth file.
@@ -156,12 +157,15 @@ def check_wheel(work):
             yield from (step.argval for step in dis.get_instructions(code) if step.opname == order)
             for part in code.co_consts:
                 if isinstance(part, types.CodeType): yield from of(part, order)
-        assert pathlib.Path({LIB}.__file__).is_relative_to({str(work)!r}), f'{{{LIB}.__file__}} is imported instead of the wheel'
+        where = pathlib.Path({LIB}.__file__)
+        assert where.is_relative_to({str(work)!r}), f'{{where}} is imported instead of the wheel'
         for found in pkgutil.walk_packages({LIB}.__path__, '{LIB}.'):
             module = importlib.import_module(found.name)
             code = compile(pathlib.Path(module.__file__).read_bytes(), module.__file__, 'exec')
-            missing = {{*of(code, 'LOAD_GLOBAL')}} - {{*of(code, 'STORE_GLOBAL'), *vars(module), *vars(builtins)}}
-            assert not missing, f'{{found.name}} lacks what its functions use: {{missing}}; a cell that is not exported defines it'
+            known = {{*of(code, 'STORE_GLOBAL'), *vars(module), *vars(builtins)}}
+            missing = {{*of(code, 'LOAD_GLOBAL')}} - known
+            why = f'{{found.name}} lacks what its functions use: {{missing}}'
+            assert not missing, f'{{why}}; a cell that is not exported defines it'
         assert (importlib.resources.files('{LIB}')/'tables'/'corpus-packages.csv').is_file()""", cwd=outside)
     for command in settings["console_scripts"].split():
         child(work/"env/bin"/command.split("=")[0], "--help", cwd=outside)

@@ -214,7 +214,7 @@ class Device:
     bf16: bool # whether it computes in bfloat16 by itself
 
     @property
-    def precision(self) -> str: # of `05a_gradient_cache`
+    def precision(self) -> str: # as `backward` names it
         "The fastest that it has."
         return 'bf16' if self.bf16 else 'fp32'
 

@@ -155,9 +155,9 @@ def _mean_change(rows):
     return pd.DataFrame(dict(change=change, low=change - margin, high=change + margin))
 
 _REMEDIES = ('Remedies: more and more varied sources, mixed with α; a larger batch; a lower learning rate; '
-             'fewer steps. See `06a_gauges`, nbs/book/06a_gauges.ipynb.',
+             'fewer steps. See nbs/book/06a_gauges.ipynb.',
              'Remedies: a lower learning rate; sources of stage 1 mixed into the batches; fewer steps. See '
-             '`06a_gauges`, nbs/book/06a_gauges.ipynb.')
+             'nbs/book/06a_gauges.ipynb.')
 
 EXPECTED = ('rises', 'stays', 'learns')   # not trained on; a task of stage 1; held out of what is trained on
 

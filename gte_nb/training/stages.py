@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.batches import drawn_batches
 from ..data.corpus import Corpus
 from ..data.mining import mine
 from ..data.sampler import MixtureSampler
@@ -22,7 +23,7 @@ from .loop import train
 from .processes import first_process_first, losses_said, processes
 from .recipes import Recipe, chosen_sources
 from .start import start_embedder, start_from_folder
-from .triples import drawn_batches, has_negatives, random_negatives, source_negatives
+from .triples import has_negatives, random_negatives, source_negatives
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['MINED', 'siblings', 'read_from_files', 'has_negatives', 'random_negatives', 'negative_ids', 'source_negatives',
-           'drawn_batches', 'triple_batches']
+           'triple_batches']
 
 # %% ../../nbs/machinery/triples.ipynb #0121d907
-from functools import partial
 from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
-from ..data.batches import Batch, row_name
+from ..data.batches import Batch, drawn_batches
 from ..data.corpus import Corpus
 from ..data.sampler import MixtureSampler
 from ..data.text import normalise
@@ -116,26 +115,6 @@ def source_negatives(
             for source, (_, documents) in zip(recipe.sources, tables)]
 
 # %% ../../nbs/machinery/triples.ipynb #e02d7f5b
-def drawn_batches(
-    corpus: Corpus, # names the rows, in messages
-    recipe: Recipe, # its sources
-    tables: list[tuple[TokenTable, TokenTable]], # (queries, documents) of each source
-    sampler: MixtureSampler, # step → source and rows
-    negatives: list[list[list[np.ndarray]]]|None = None, # of `source_negatives`; None: stage 1
-) -> Callable[[int], Batch]: # step → batch
-    "The token ids of the rows that the sampler draws (empty negatives where a row has fewer than others)."
-    nothing = np.zeros(0, np.int32)
-    def as_many_for_each(rows): # in a row, the negatives of the first query before those of the second
-        most = max(1, *map(len, rows))
-        return [ids for row in rows for ids in (*row, *[nothing]*(most - len(row)))]
-    def batch_at(step):
-        source, rows = sampler[step]
-        queries, documents = tables[source]
-        hard = as_many_for_each([negatives[source][row] for row in rows]) if negatives else None
-        name = partial(row_name, corpus, recipe, recipe.sources[source], rows)
-        return Batch(queries[rows], documents[rows], hard, name)
-    return batch_at
-
 def triple_batches(
     embedder: Embedder, # as in `negative_ids`
     corpus: Corpus, # its training split is read

@@ -85,7 +85,7 @@ def scored_gradient(
 # %% ../../../nbs/experiments/finetuned.ipynb #b8062d91
 @dataclass
 class Task:
-    "What to train on, and two tasks of `09_evaluation`: one to choose on, one to look at once."
+    "What to train on, and two tasks: one to choose on, one to look at once."
     batches: Callable[[Embedder, int], Callable[[int], Batch]] # (embedder, seed) → step → batch
     validation: Classification|STS|Retrieval # to choose the rate on
     test: Classification|STS|Retrieval # to look at once

@@ -21,7 +21,7 @@ from ...training.gauges import held_out_pairs, retrieval_gauge
 from ...training.triples import triple_batches
 
 # %% ../../../nbs/experiments/losses.ipynb #6325b8f0
-RUNGS = ('vanilla', 'symmetric', '+qq', '+dd', 'improved')   # of `04_losses`, the paper's at the end
+RUNGS = ('vanilla', 'symmetric', '+qq', '+dd', 'improved')   # of the ladder, the paper's at the end
 TEMPERATURES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)           # at the base's batch size
 SIZES = (32, 128, 512, 2048)                                 # pairs of a batch, at the base's temperature
 PAIRS = 51_200                                               # that each of these arms sees

@@ -70,7 +70,8 @@ def run(
     if arm == 'bm25': measured, chosen = BM25(), [task for task in chosen if isinstance(task, Retrieval)]
     else: measured = remembering(embedder := model(arm, seed, tiny))
     # `measure` gives None for what BM25 cannot do, which is not chosen
-    found = {task.name: measure(measured, task).values[task.metric] for task in chosen} # type: ignore[union-attr]
+    found = {task.name: measure(measured, task).values[task.metric] # type: ignore[union-attr]
+             for task in chosen}
     rows = [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values])
         for name, values in found.items()]
     rows[0]['made'] = dict(exams={task.name: task.key for task in chosen}) | (dict(model=model_hash(embedder))
