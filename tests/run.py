@@ -34,6 +34,7 @@ def end(process):
 def begin(log, folder, work, arguments):
     "In a fork: call `work` in a session of its own, and print into `log`."
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)                        # a fork server hands on its own
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2): os.dup2(output, number)
     for number, name in enumerate(("stdout", "stderr"), 1):
@@ -221,6 +222,8 @@ def main(*wanted):
     # lives as long as this function
     caches = tempfile.TemporaryDirectory(prefix=f"{LIB}-test-")
     os.environ["HF_DATASETS_CACHE"] = caches.name                            # read when datasets is imported
+    # who is killed leaves semaphores to the tracker, which would say so below the last line
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     FORKS.set_forkserver_preload(list(IMPORTED))
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
