@@ -97,11 +97,11 @@ def _by_words(scorer, texts, pool, document):
 
 def scoring(
     scorer: Embedder|BM25, # or anything with `encode(texts)` → (n, hidden) unit vectors
-    texts: Sequence[str], # the distinct texts; below, numbers stand for them
+    texts: Sequence[str], # the distinct texts; elsewhere numbers stand for them
     pool: np.ndarray, # the candidates
     document: np.ndarray, # the documents of the pairs
     progress: bool|None, # progress bar of the encoding; None: as the embedder does
-) -> Callable: # see above
+) -> Callable: # candidates → a function that scores a block
     """What prepares the candidates `choice` and then scores a block: queries, which of them each row has,
     the rows' documents → scores (queries, choice), the positives' scores (rows)."""
     if hasattr(scorer, 'encode'): return _by_vectors(scorer, texts, progress)
