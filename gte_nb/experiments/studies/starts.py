@@ -33,12 +33,13 @@ def run(
     seed: int, # of weights, masks and batches
     share: float = 1., # of the steps
     queries: int = 500, # held-out functions
+    source: str = 'docstring_code', # of the pairs and of the texts to warm up on
 ) -> list[dict]: # step (contrastive), metric, value: MRR@10, the same after centring, mean cosine, seconds of
     # one core so far; the last loss of both stages
     "Start, train, and search along the way."
     def shortened(n): return n and max(7, round(share*n))
     warming, steps = map(shortened, ARMS[arm])
-    corpus, recipe = project_corpus(), Recipe('starts', 1, sources=('docstring_code',), query_tokens=64,
+    corpus, recipe = project_corpus(), Recipe('starts', 1, sources=(source,), query_tokens=64,
         document_tokens=64, temperature=0.05, steps=steps,
         learning_rate=3e-4 if warming is None else 1e-3)
     if warming is None:
