@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 600  # seconds for one child process
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-WORKERS = min(3, CORES + 1)  # checks that run side by side; some wait for what they have started
+WORKERS = min(2, CORES)  # checks that run side by side
 RUNNING = set()  # child processes
 config = configparser.ConfigParser(delimiters=["="])
 config.read(ROOT/"settings.ini", encoding="utf-8")
@@ -227,13 +227,10 @@ def main(*wanted):
     FORKS.set_forkserver_preload(list(IMPORTED))
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
-    # mining is first: most notebooks need the corpus; the tables of cases do not, and fill the time beside it
-    mining = [check for check in chapters if check[0].endswith("mining")]
-    others = [check for check in chapters if check not in mining]
-    checks = [*mining, ("export: the modules match the notebooks", check_export, None),
+    checks = [("export: the modules match the notebooks", check_export, None),
               ("clean: the notebooks hold no stray metadata", check_clean, None),
               ("readme: README.md matches the index", check_readme, None),
-              ("lint: style, lines, types", check_lint, None), *cases, *others,
+              ("lint: style, lines, types", check_lint, None), *chapters, *cases,
               ("wheel: builds, installs, imports and runs outside the checkout", check_wheel, None)]
     checks = [check for check in checks if not wanted or any(word in check[0] for word in wanted)]
     passed, failed, skipped = 0, [], []
