@@ -88,7 +88,7 @@ readme: # README.md is nbs/index.ipynb, without the cells that are marked as hid
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
 	@$(BIN)/python -c 'import pathlib, re, sys; file = pathlib.Path(sys.argv[1]); file.write_text(re.sub(r"\]\((?![a-z]+:|[#/])", "](nbs/", file.read_text("utf-8")), "utf-8")' '$(README_DIR)/README.md'
 
-test: $(STAMP) ## run every notebook as a test, check the export and a built wheel
+test: $(STAMP) ## run every notebook and table of cases, check lines, types, the export and a built wheel
 	@$(BIN)/python tests/run.py
 
 lint: $(STAMP) ## check style, lines of at most 110 characters and types, of the package and of the tests

@@ -19,9 +19,9 @@ LIB, NBS, BIN = settings["lib_name"], settings["nbs_path"], Path(sys.executable)
 # Notebooks and tables of cases run in forks of one process that has imported what most of them import, and
 # nothing of ours: importing it anew would be a third of all processor time.
 FORKS = multiprocessing.get_context("forkserver")
-IMPORTED = ("torch._dynamo", "torch.distributed.fsdp", "accelerate", "pandas", "pyarrow.parquet",
-    "matplotlib.pyplot",
-            "scipy.stats", "sklearn.cluster", "sentence_transformers", "bm25s", "nbdev.test", "pytest")
+IMPORTED = ["torch._dynamo", "torch.distributed.fsdp", "accelerate", "pandas", "pyarrow.parquet",
+            "matplotlib.pyplot", "scipy.stats", "sklearn.cluster", "sentence_transformers", "bm25s",
+            "nbdev.test", "pytest"]
 
 class Failure(Exception): "A check that did not hold; its text is all that a reader needs."
 
@@ -224,7 +224,7 @@ def main(*wanted):
     os.environ["HF_DATASETS_CACHE"] = caches.name                            # read when datasets is imported
     # who is killed leaves semaphores to the tracker, which would say so below the last line
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
-    FORKS.set_forkserver_preload(list(IMPORTED))
+    FORKS.set_forkserver_preload(IMPORTED)
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
     checks = [("export: the modules match the notebooks", check_export, None),
@@ -260,4 +260,4 @@ def main(*wanted):
     sys.exit(bool(failed))
 
 if __name__ == "__main__":
-    run_notebook(sys.argv[2]) if sys.argv[1:2] == ["--notebook"] else main(*sys.argv[1:])
+    main(*sys.argv[1:])
