@@ -24,14 +24,14 @@ from filelock import FileLock, Timeout
 
 from .cleaning import RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, installed_version,
-                                      python_files, readme_rows, see_also_rows)
+    python_files, readme_rows, see_also_rows)
 from .corpus import Corpus, fingerprint
 from .files import from_files
 from .text import LONE_SURROGATE, SPLITS
 from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
 from ..documented import documented
-from ..utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
-                          stopped)
+from gte_nb.utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
+    stopped)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from ..documented import documented
-from .metrics import (bootstrap, difference, pearson, pseudo_values, retrieval_metrics,
-                                       spearman, verdict)
+from gte_nb.evaluation.metrics import (bootstrap, difference, pearson, pseudo_values, retrieval_metrics,
+    spearman, verdict)
 from ..model.bm25 import BM25, code_words
 from ..model.embedder import Embedder
 from ..training.gauges import ranks_from_scores

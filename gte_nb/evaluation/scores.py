@@ -23,7 +23,7 @@ from ..data.text import squeeze
 from ..documented import documented
 from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .evaluate import (Measurement, append_results, bootstrap, difference, measure,
-                                        remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
+    remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
 from .tasks import TRAINED, find_tasks, tuning_task
 from ..model.bm25 import BM25
 from ..model.embedder import Embedder, minilm_folder

@@ -23,8 +23,8 @@ from ..data.corpus import Corpus
 from ..data.text import SPLITS, normalise, squeeze
 from ..data.text_sources import TEXT_SOURCES, orange_table, text_files
 from ..documented import documented
-from .evaluate import (STS, Classification, Clustering, PairClassification, Reranking,
-                                        Retrieval)
+from gte_nb.evaluation.evaluate import (STS, Classification, Clustering, PairClassification, Reranking,
+    Retrieval)
 from .languages import javascript_pairs, pod_pairs, unlike_training
 from ..model.bm25 import BM25
 from ..training.recipes import RECIPES

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..documented import documented
 from ..evaluation.intervals import Estimate, holm, interval, two_way
-from .runner import (_names, compare, find_experiment, item_scores, joined, planned,
-                                       recorded_rows)
+from gte_nb.experiments.runner import (_names, compare, find_experiment, item_scores, joined, planned,
+    recorded_rows)
 from ..utils import data_folder, new_figure
 
 if TYPE_CHECKING:

@@ -247,8 +247,7 @@ def check_prediction(
         known = _git(file.parent, 'ls-files', '--', file.name)
         if not known or _git(file.parent, 'diff', '--quiet', 'HEAD', '--', file.name) is None:
             raise ValueError(f'{file} is not committed as it stands; commit prediction and code, then '
-                             'record: '
-                             'rows must be younger than what they test')
+                             'record: rows must be younger than what they test')
 
 def _locked_rows(out, file):
     "The rows of whole cells, in a file that nobody else writes; a piece of a cell is cut off."

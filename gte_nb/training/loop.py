@@ -33,12 +33,12 @@ from ..losses import NotFinite
 from ..model.embedder import Embedder
 from ..model.encoder import Encoder
 from .checkpoints import (LOG, as_table, checkpoint_steps, differences, finished_run,
-                                         keep_tokenizer, load_checkpoint, locked, read_log, same_vocabulary,
-                                         save_checkpoint, write_table)
+    keep_tokenizer, load_checkpoint, locked, read_log, same_vocabulary,
+    save_checkpoint, write_table)
 from .gradient_cache import backward
-from .processes import (Stopped, first_process_first, largest, losses_said, on_first_process,
-                                       processes, restore_state, shard, signals_deferred, sum_gradients,
-                                       whole, whole_state)
+from gte_nb.training.processes import (Stopped, first_process_first, largest, losses_said, on_first_process,
+    processes, restore_state, shard, signals_deferred, sum_gradients,
+    whole, whole_state)
 from .watch import Progress, Tracker, paired_change
 from ..utils import writing, written_aside
 
@@ -385,8 +385,7 @@ class Run(Loop):
         other = self.about.get('tokenizer') != theirs.get('tokenizer')
         if other and not same_vocabulary(folder/'tokenizer.json', tokenizer):
             raise ValueError(f'{folder} was trained with another tokenizer, in which numbers are other '
-                             'words: '
-                             'no setting lets it go on; choose another --out, or delete it')
+                             'words: no setting lets it go on; choose another --out, or delete it')
         if not self.options.allow_changes:
             raise ValueError(f'{folder} belongs to another run: {different}; choose another --out, delete '
                              'it, or say --allow_changes')

@@ -21,7 +21,7 @@ import numpy as np
 from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
 from ..gpu import (Device, copy_rate, find_device, in_memory, model_operations, open_tokens,
-                                    peak_bytes, product_rate, timed)
+    peak_bytes, product_rate, timed)
 from ...losses import LOSSES
 from ...model.embedder import Embedder
 from ...model.encoder import Encoder, EncoderConfig

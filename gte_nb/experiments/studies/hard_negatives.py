@@ -17,8 +17,8 @@ from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
 from ...data.tokens import training_pairs
 from ..claims import Claim
-from ..miniature import (BERT_SECOND, SECOND, UNSEEN, cell, project_corpus, second_start,
-                                          start)
+from gte_nb.experiments.miniature import (BERT_SECOND, SECOND, UNSEEN, cell, project_corpus, second_start,
+    start)
 from ..runner import by_task
 from ...model.bm25 import BM25
 from ...training.gauges import held_out_pairs, token_gauge

@@ -15,8 +15,8 @@ import pandas as pd
 from ...data.tokens import training_pairs
 from ...evaluation.intervals import Estimate, holm, two_way
 from ..claims import Claim
-from ..miniature import (BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, project_corpus,
-                                          start)
+from gte_nb.experiments.miniature import (BASE, EXAMINED, SOURCES, UNSEEN, best_rate, cell, project_corpus,
+    start)
 from ..runner import by_task, item_scores, joined
 
 # %% ../../../nbs/experiments/leave_one_out.ipynb #3863e591

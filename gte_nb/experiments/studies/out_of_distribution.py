@@ -19,7 +19,7 @@ from ...evaluation.scores import recorded_values
 from ...evaluation.tasks import DOMAINS, find_tasks
 from ..claims import Claim
 from ..miniature import (BASE, BERT, BERT_SECOND, SECOND, SOURCES, fit, model_hash,
-                                          project_corpus, second_start, shrunk, stage1, start)
+    project_corpus, second_start, shrunk, stage1, start)
 from ..runner import compare, item_scores
 from ...model.bm25 import BM25
 from ...model.embedder import Embedder

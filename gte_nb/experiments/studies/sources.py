@@ -13,8 +13,8 @@ import numpy as np
 
 from ...data.batches import pair_batches
 from ..claims import Claim
-from ..miniature import (BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start,
-                                          start)
+from gte_nb.experiments.miniature import (BASE, BERT, EXAMINED, SECOND, SOURCES, UNSEEN, cell, second_start,
+    start)
 from ..runner import by_task
 from ...training.recipes import TRIPLES
 from ...training.triples import triple_batches

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from ..claims import Claim, published_gain
-from ..miniature import (BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell,
-                                          second_start, start)
+from gte_nb.experiments.miniature import (BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, best_rate, cell,
+    second_start, start)
 from ..runner import by_task
 from ...training.recipes import TRIPLES
 from ...training.triples import triple_batches
