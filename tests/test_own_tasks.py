@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gte_nb.evaluation import evaluate as kinds, scores
-from gte_nb.evaluation.evaluate import BM25, Retrieval, _scores, remembering
+from gte_nb.evaluation import evaluate as kinds, scores, tasks
+from gte_nb.evaluation.evaluate import BM25, STS, Retrieval, _scores, remembering
 from gte_nb.evaluation.own_tasks import read_task
 from gte_nb.evaluation.scores import gte_evaluate
 
@@ -68,9 +68,9 @@ def test_parquet(tmp_path):
     pd.DataFrame([row | dict(score=int(row['score'])) for row in JUDGED]).to_parquet(
         tmp_path/'judged.parquet')
     laid_out(tmp_path, SEARCH)
-    tasks = [read_task(tmp_path)[0], read_task(queries=tmp_path/'queries.jsonl', name='other',
+    both = [read_task(tmp_path)[0], read_task(queries=tmp_path/'queries.jsonl', name='other',
         documents=tmp_path/'corpus.parquet', judgements=tmp_path/'judged.parquet')[0]]
-    assert tasks[0].key == tasks[1].key and tasks[1].name == 'other'
+    assert both[0].key == both[1].key and both[1].name == 'other'
 
 GROUPS = [dict(text=f'{label} {i}', label=label) for label in ('one', 'two') for i in range(10)]
 PAIRS = [dict(text1=f'a {i}', text2=f'b {i}', score=i / 2, label=i % 2) for i in range(4)]
@@ -224,19 +224,20 @@ def evaluated(tmp_path, monkeypatch, capsys):
 
 def table(tmp_path): return pd.read_csv(tmp_path/'out'/'evaluation.csv').drop_duplicates(['model', 'task'])
 
-def test_own_sets_beside_a_task_by_name(evaluated, tmp_path):
+def test_own_sets_beside_a_task_by_name(evaluated, tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.HUMAN, 'few', lambda: STS('few', list('abcd'), list('efgh'), np.arange(4)))
     laid_out(tmp_path/'mine', SEARCH)
     laid_out(tmp_path/'other/mine', SEARCH | {'queries.jsonl': texts('q1', 'q2', 'q3')})
     laid_out(tmp_path, {'pairs.jsonl': PAIRS})
     three = {role: str(tmp_path/'mine'/file) for role, file in dict(queries='queries.jsonl',
         documents='corpus.jsonl', judgements='qrels/test.tsv').items()}
     said = evaluated(data=[str(tmp_path/'mine'), str(tmp_path/'other/mine'), str(tmp_path/'pairs.jsonl')],
-        tasks='WordSim-353', **three)
+        tasks='few', **three)
     done = table(tmp_path)
     assert "left out, for example 'q3'" in said
     folders = [str(tmp_path/'mine'), str(tmp_path/'other/mine'), 'corpus']
     assert list(done[done.model == 'bm25'].task) == folders and done.metric.iloc[0] == 'nDCG@10'
-    assert set(done[done.model != 'bm25'].task) >= {*folders, 'pairs'}
+    assert set(done[done.model != 'bm25'].task) >= {*folders, 'pairs', 'few'}
 
 @pytest.mark.parametrize('how, says', [
     (dict(data=['nowhere']), 'error: nowhere is no file of rows'),
