@@ -294,6 +294,10 @@ def test_folders_that_are_no_model(files, says, tmp_path):
     for name, text in files.items(): (tmp_path/name).write_text(text)
     refused(lambda: load_model(str(tmp_path), None), says, (ValueError, FileNotFoundError))
 
+def test_bm25_with_constants_of_its_name():
+    model, key, _ = load_model('bm25-0.9-0.4')
+    assert (model.k1, model.b, key) == (0.9, 0.4, 'bm25-0.9-0.4')
+
 def test_names_that_are_no_model():
     refused(lambda: load_model('no-such-model', None), "no-such-model is no folder with a model, nor 'bm25'")
 

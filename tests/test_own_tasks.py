@@ -144,6 +144,10 @@ REFUSED = { # files, what is named, what the sentence holds
     'a header of other columns': (SEARCH | {'qrels/test.tsv': None,
     'qrels/test.csv': 'query,document\nq1,d1\n'}, '',
         'test.csv, row 1 has the columns query, document; it needs query_id or query-id'),
+    'a grade that the first row lacks': (SEARCH
+    | {'qrels/test.tsv': None, 'qrels/test.jsonl': [dict(query_id='q1',
+        corpus_id='d1'), *JUDGED]}, '', 'qrels/test.jsonl, row 1 has the columns query_id, corpus_id; it '
+                                        'needs score'),
     'nothing relevant': (SEARCH | {'qrels/test.tsv': ['q1 0 d1 0']}, '', 'qrels/test.tsv has a relevant '
     'document'),
     'no judgements': (SEARCH | {'qrels/test.tsv': ''}, '', "row 1: '' is no judgement"),
