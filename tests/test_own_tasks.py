@@ -244,7 +244,7 @@ def test_own_sets_beside_a_task_by_name(evaluated, tmp_path, monkeypatch):
     assert set(done[done.model != 'bm25'].task) >= {*folders, 'pairs', 'few'}
 
 @pytest.mark.parametrize('how, says', [
-    (dict(data=['nowhere']), 'error: nowhere is no file of rows'),
+    (dict(data=['nowhere']), 'error: nowhere does not exist'),
     (dict(data=['{0}', '{0}']), 'error: a set is named twice'),
     (dict(queries='q.jsonl'), 'documents and judgements missing'),
     (dict(data=['{0}'], benchmark='STSBenchmark'), 'error: a benchmark brings its own data'),
