@@ -11,6 +11,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .data.mining import mine, open_corpus
     from .data.registry import load, registry
     from .data.sampler import MixtureSampler, mixing_probs
+    from .data.sources import Sources
     from .evaluation.evaluate import evaluate
     from .evaluation.tasks import find_tasks
     from .losses import contrastive_loss, improved_contrastive_loss, info_nce, symmetric_info_nce
@@ -30,6 +31,7 @@ _HOMES = {
     "data.mining": ("mine", "open_corpus"),
     "data.registry": ("load", "registry"),
     "data.sampler": ("MixtureSampler", "mixing_probs"),
+    "data.sources": ("Sources",),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.tasks": ("find_tasks",),
     "losses": ("contrastive_loss", "improved_contrastive_loss", "info_nce", "symmetric_info_nce"),
