@@ -213,6 +213,8 @@ def test_one_file_trains_both_stages(place):
     assert first['sources'] == ['files', 'sails'] and 'negatives' not in first
     more = ('--corpus', 'sources.toml', '--sources', 'files', '--init', 'run', '--out', 'second')
     said = done(finetune([*TINY, *more, '--negatives', 'mined', '--gauge_every', 3]))
+    assert ('ailure signature 2' in said and '9 validation rows of sails: not trained on, a gauge measures'
+        in said)
     assert 'the negatives of files (' in said and 'are mined: documents of other rows' in said
     assert finished_run(place/'second')['about']['negatives'] == dict(files='mined')
     assert "files': 'mined" in (place/'second/README.md').read_text()
@@ -222,12 +224,15 @@ def test_one_file_trains_both_stages(place):
         triples.mine_hard_negatives = None
         command.gte_finetune([*TINY, *more, '--negatives', 'mined'])
     done(Run(again))
+    said = done(pretrain([*TINY, '--corpus', 'sources.toml', '--sources', 'sails', '--out', 'third']))
+    assert 'ailure signature 1' in said and 'Retrieval on held-out rows (sails ' in said
     assert (place/'second/model.safetensors').read_bytes() == weights
 
 @pytest.mark.parametrize('words, sentence', {
     '--sources sources.toml --corpus files.jsonl': 'a file of sources stands alone, without --corpus',
     '--sources sources.toml,b': 'a file of sources stands alone',
     '--sources nowhere.toml': 'nowhere.toml does not exist',
+    '--corpus files.jsonl --sources jokes': "source 'jokes' is not in",
     '--corpus files.jsonl --validation 1': 'validation is 1.0; give a share',
     '--corpus sources.toml --quoting none': "quoting stands beside a source's files",
     '--corpus files.jsonl --negatives hard': "negatives is 'hard'; it must be 'random' or 'mined'"}.items())
