@@ -1,5 +1,5 @@
 "Sources by name: what a file of sources may say, what it may not, and what the commands do with it."
-import json, shutil, sys, tomllib
+import json, os, shutil, signal, sys, tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,22 +96,25 @@ def hub(place, monkeypatch):
 
 HUB = dict(sails=dict(hub='somebody/sails', config='pair', revision='main', query='title', document='body'))
 
-def test_a_fetch_that_is_stopped_goes_on_behind_the_last_file(place, hub, monkeypatch):
+def test_a_fetch_that_is_killed_goes_on_behind_the_last_file(place, hub, monkeypatch):
     monkeypatch.setattr(module, '_SHARD', 10)
     read = module._next
-    def broken(stream, where): # after five files
-        if len(list(place.glob('cache/hub/.fetching-*/*'))) == 2: raise KeyboardInterrupt
+    def fatal(stream, where):
+        if len([*place.glob('cache/hub/.fetching-*/0*')]) == 2: os.kill(os.getpid(), signal.SIGKILL)
         return read(stream, where)
-    monkeypatch.setattr(module, '_next', broken)
-    with pytest.raises(KeyboardInterrupt): Sources.open(HUB).found()
-    monkeypatch.setattr(module, '_next', read)
+    def work():
+        module._next = fatal
+        Sources.open(HUB).found()
+    assert Run(work).wait()[0] == -signal.SIGKILL
+    written = [file.stat().st_mtime_ns for file in sorted(place.glob('cache/hub/.fetching-*/0*'))]
     source, = Sources.open(HUB).found()
-    assert hub == [('somebody/sails', 'pair', 'train', 'main', True)]*2
-    rows = pd.concat(map(pd.read_parquet, source.files))
+    assert hub == [('somebody/sails', 'pair', 'train', 'main', True)]
+    assert [file.stat().st_mtime_ns for file in source.files[:2]] == written
     assert [pq.read_metadata(file).num_rows for file in source.files] == [10, 10, 10, 6]
+    rows = pd.concat(map(pd.read_parquet, source.files))
     assert rows['title'].tolist() == [row['title'] for row in SAILS[::2] + SAILS[1::2]]
     assert list(rows) == ['title', 'body']                                              # and no other column
-    assert Sources.open(HUB).found()[0].files == source.files and len(hub) == 2              # asked no more
+    assert Sources.open(HUB).found()[0].files == source.files and len(hub) == 1              # asked no more
 
 def test_a_folder_stands_in_for_the_hub(place, monkeypatch):
     monkeypatch.setenv('GTE_NB_HUB_DATA', str(place))
@@ -246,6 +249,20 @@ def test_a_source_smaller_than_a_batch_is_said(place):
         0]))
     assert ('smaller than a batch of 8 and used as they are, all rows in each of their batches: few (5 rows)'
         in said)
+
+@pytest.mark.parametrize('other', ['query: ', ''])
+def test_a_model_names_the_prefix_of_all_its_texts(place, other):
+    "What stands before the texts in training stands in the model's folder, unless sources differ."
+    tables = tomllib.loads(TWO)
+    tables['sails'] |= dict(query_prefix='query: ')
+    tables['files'] |= dict(query_prefix=other)
+    def work():
+        recipe = replace(RECIPES['laptop-scratch'][0], vocab_size=200, hidden_size=16, batch_size=8, steps=2)
+        run_stage(recipe, place/'run', tables)
+    said = done(Run(work))
+    config = json.loads((place/'run/config_sentence_transformers.json').read_text())
+    assert config['prompts'] == (dict(query='query: ', document='') if other else {})
+    assert ("prefixes differ from source to source ('', ''; 'query: ', '')" in said) == (not other)
 
 def test_run_stage_opens_sources(place):
     def work():
