@@ -171,6 +171,7 @@ def test_refused(place, text, sentence):
 
 @pytest.mark.parametrize('what, sentence', [
     ('nowhere.toml', 'nowhere.toml does not exist'), ({}, 'the dict names no source'),
+    (['files.jsonl', 'sails'], 'sails is a folder, but no data set that datasets saved'),
     (['files.jsonl', 'sources.toml'], 'sources.toml is a whole corpus and cannot be joined with 1 other'),
     (['files.jsonl', 'old/files.csv'], 'files.jsonl and old/files.csv would both be the source files; '
                                        'rename one')])
@@ -219,8 +220,8 @@ def test_one_file_trains_both_stages(place):
     assert ('ailure signature 2' in said and '9 validation rows of sails: not trained on, a gauge measures'
         in said)
     assert 'the negatives of files (' in said and 'are mined: documents of other rows' in said
-    assert finished_run(place/'second')['about']['negatives'] == dict(files='mined')
-    assert "files': 'mined" in (place/'second/README.md').read_text()
+    assert finished_run(place/'second')['about']['negatives'] == 'files: mined'
+    assert '| files: mined |' in (place/'second/README.md').read_text()
     weights = (place/'second/model.safetensors').read_bytes()
     shutil.rmtree(place/'second')
     def again(): # what was mined is kept
