@@ -9,10 +9,12 @@ from gte_nb.data import sources as module
 from gte_nb.data.mining import open_corpus
 from gte_nb.data.registry import registry
 from gte_nb.data.sources import Sources
+from gte_nb.data.tokens import source_tables
 from gte_nb.training import command, triples
 from gte_nb.training.checkpoints import finished_run
 from gte_nb.training.recipes import RECIPES
 from gte_nb.training.stages import run_stage
+from gte_nb.training.start import start_embedder
 
 PAPER = Path(__file__).resolve().parents[1]/'data/paper-sources.toml'
 SAILS = [dict(title=f'{verb} the {sail}', body=f'{verb}: the {sail} goes where the {verb} wants it', notes=i)
@@ -250,6 +252,23 @@ def test_a_source_smaller_than_a_batch_is_said(place):
         0]))
     assert ('smaller than a batch of 8 and used as they are, all rows in each of their batches: few (5 rows)'
         in said)
+
+def test_mined_negatives_follow_the_order_of_the_rows(place):
+    "The same rows in another order have the same fingerprint, and each row its own negative."
+    write(place/'files2.jsonl', ROWS[::-1])
+    def work():
+        recipe = replace(RECIPES['laptop-scratch'][1], sources=('files',), vocab_size=200, hidden_size=16,
+            negatives='mined')
+        corpora = [open_corpus(dict(files=dict(files=file), validation=0))
+            for file in ('files.jsonl', 'files2.jsonl')]
+        embedder = start_embedder(recipe, corpora[0])
+        tables = [source_tables(embedder, corpus, recipe) for corpus in corpora]
+        forth, back = (triples.source_negatives(embedder, *those)[0]
+            for those in zip(corpora, [recipe]*2, tables))
+        assert corpora[0].fingerprint == corpora[1].fingerprint
+        assert [[*map(list, row)] for row in forth] == [[*map(list, row)]
+            for row in back[::-1]] and any(forth)
+    done(Run(work))
 
 @pytest.mark.parametrize('other', ['query: ', ''])
 def test_a_model_names_the_prefix_of_all_its_texts(place, other):
