@@ -10,7 +10,7 @@ name = settings["lib_name"]
 words = lambda key: settings.get(key, "").split()
 readme = Path("README.md")
 extras = {extra: words(f"{extra}_requirements")
-    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "dev")}
+    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "cluster", "dev")}
 extras["dev"] += extras["eval"] + extras["onnx"]
 
 setuptools.setup(

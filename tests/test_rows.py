@@ -125,13 +125,15 @@ NEGATIVES = {
     'as mine_hard_negatives writes them': (
         'query,document,negative_1,negative_2,negative_similarity_1\nq,d,one,two,0.5\nq,d,one,,0.5\nq,d,,,\n',
         [['one', 'two'], ['one'], []]),
-    'a list': (lines(*pairs_of(pair(negatives=['one', '', None, 'two']), pair(negatives=[]), pair(negatives=None))),
+    'a list': (lines(*pairs_of(pair(negatives=['one', '', None, 'two']), pair(negatives=[]),
+                               pair(negatives=None))),
                [['one', 'two'], [], []]),
     'a list in the column negative': (lines(pair(negative=['one', 'two'])), [['one', 'two']]),
     'a list in csv': ('query,document,negatives\nq,d,"[""one"", ""two""]"\nq,d,\n', [['one', 'two'], []]),
     'both': (lines(pair(negative='one', negatives=['two', 'three'])), [['one', 'two', 'three']]),
     'text with brackets is no list': ('query,document,negative\nq,d,[1]\n', [['[1]']]),
-    'nothing to see': (lines(*pairs_of(pair(negative='\u200b'), pair(negative=' \t'), pair(negatives=['\ufeff', 'n']))),
+    'nothing to see': (lines(*pairs_of(pair(negative='\u200b'), pair(negative=' \t'),
+                                       pair(negatives=['\ufeff', 'n']))),
                        [[], [], ['n']]),
 }
 
@@ -293,7 +295,7 @@ REFUSED = {
 
 @pytest.mark.parametrize('name, content, sentence', REFUSED.values(), ids=REFUSED)
 def test_a_file_is_refused_and_nothing_left_behind(tmp_path, name, content, sentence):
-    "Beside a good file, whose rows stay for the next call, there is nothing that would be taken for a corpus."
+    "Beside a good file, whose rows stay for the next call, nothing is there that would be taken for whole."
     bad, good = written(tmp_path, name, content), written(tmp_path, 'good.csv', hundred())
     def left_behind(): return [path for path in (tmp_path/'cache').rglob('*') if path.is_file()
                                and path.suffix != '.lock']

@@ -77,7 +77,7 @@ def test_few_file_handles(place, undisturbed):
     (100, 'tokens', 'make room (the cache is in'),
     (8_000, 'tokens', 'the checkpoint of step')])
 def test_a_disk_that_is_full(place, trained, size, missing, what):
-    place.rows = trained.rows                                             # by their path a corpus is found again
+    place.rows = trained.rows                                              # its path names the corpus
     shutil.copytree(trained.cache, place.cache)
     shutil.rmtree(place.cache/missing)                                    # what has to be written again
     said = refused(place.start(files=size))
