@@ -184,6 +184,7 @@ def test_a_corpus_of_files_is_no_mined_one(place):
     folder = open_corpus('files.jsonl').folder
     with pytest.raises(ValueError, match='was not mined but read from files; name those'):
         Sources.open(dict(a=dict(corpus=folder, source='files'))).found()
+    with pytest.raises(ValueError, match='have their splits already'): open_corpus(folder, validation=0.1)
 
 # the paper's
 
