@@ -23,6 +23,7 @@ from gte_nb.model.folders import Settings
 from gte_nb.data.mining import open_corpus
 from gte_nb.evaluation.scores import gte_evaluate, load_model
 from gte_nb.model.identity import model_hash
+from gte_nb.data.sources import Sources
 from gte_nb.evaluation.own_tasks import local_tasks
 from gte_nb.evaluation.tasks import find_tasks, own_task, tuning_task
 
@@ -176,6 +177,13 @@ def test_own_rows_with_several_answers(tmp_path):
     assert answers(task) == pairs and task.metric == 'nDCG@10'
     assert len(few.queries) == 2                                # each with all of its answers
     assert answers(few) == {(q, d) for q, d in pairs if q in few.queries}
+
+def test_own_rows_without_their_prefixes(tmp_path):
+    "The model's folder says what stands before a text; a test with it would have it twice."
+    source = dict(files=str(tmp_path/'my.csv'), query_prefix='query: ', document_prefix='passage: ')
+    (tmp_path/'my.csv').write_text('query,document\na,one\nb,two')
+    task = own_task(Sources.open(dict(my=source)).corpus(tmp_path/'corpus'), 'my')
+    assert answers(task) == {('a', 'one'), ('b', 'two')}
 
 def test_own_rows_that_leave_nothing_to_choose(tmp_path):
     (tmp_path/'my.csv').write_text('query,document\na,one\nb,one')

@@ -76,6 +76,9 @@ def own_task(
     "Query → document on rows of your own. Raises ValueError when there is nothing to choose from."
     split = split or _held_out(corpus, source)
     pairs = corpus.pairs(source, split)
+    # what stands before a text is the model's to say
+    before = dict(zip(('query', 'document'), corpus.manifest.get('prefixes', {}).get(source, ('', ''))))
+    pairs = pairs.assign(**{side: pairs[side].str.removeprefix(prefix) for side, prefix in before.items()})
     queries = pairs['query'].drop_duplicates()
     queries = queries.sample(min(rows, len(queries)), random_state=0)
     pairs = pairs[pairs['query'].isin(queries)]
