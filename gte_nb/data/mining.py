@@ -113,9 +113,10 @@ def _write_part(folder, source, number, rows):
     types = dict(see_also=pa.list_(pa.string()))
     columns = _FUNCTION_COLUMNS if source == 'functions' else _COLUMNS
     schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
-    rows = [dict(zip(columns, row)) for row in rows if all(map(_is_writable, row))]
-    table = pa.Table.from_pylist(rows, schema)
-    pq.write_table(table, folder/f'{source}-{number:05}.parquet', compression='zstd')
+    def table(rows): return pa.table([[row[i] for row in rows] for i in range(len(columns))], schema)
+    try: whole = table(rows)
+    except UnicodeEncodeError: whole = table([row for row in rows if all(map(_is_writable, row))])
+    pq.write_table(whole, folder/f'{source}-{number:05}.parquet', compression='zstd')
 
 def _mine_chunk(folder, number, package, kind, jobs):
     "Write the rows of some files to parts; return a sentence for each file that cannot be read."
@@ -182,7 +183,7 @@ def _mine_packages(wanted, workers):
     root = cache_folder()/'packages'
     for left in root.glob('.mining-*'): shutil.rmtree(left)                 # of a miner that was killed
     todo = {at: folder for at, folder in wanted.items() if not (folder/'about.json').exists()}
-    jobs = {package: _jobs(package) for package, _ in todo}
+    jobs = {package: _jobs(package) for package in dict.fromkeys(package for package, _ in todo)}
     total = sum(len(jobs[package][kind]) for package, kind in todo)
     with _processes(workers) as pool, progress_bar(total, 'mining', 'file') as bar:
         started = []
@@ -239,7 +240,7 @@ def _held_out_texts(parts):
         rows = _read_parts(source, some, ['query', 'document', 'module'])
         for split, seen in texts.items():
             those = rows[rows['split'] == split]
-            for column in ('query', 'document'): seen.update(dict.fromkeys(those[column]))
+            for column in ('query', 'document'): seen.update(dict.fromkeys(those[column].to_numpy(object)))
     return list(dict.fromkeys(text for seen in texts.values() for text in seen))
 
 def _prepare(held_out, public):
@@ -267,7 +268,14 @@ def _finish_source(folder, source, parts):
     removed |= {rule: int((train & bit > 0).sum()) for rule, bit in RULES.items()}
     removed['left'] = int((train == 0).sum())
     rows = pairs.loc[pairs['flags'] == 0, 'split'].value_counts().to_dict()
-    return source, dict(fingerprint=fingerprint(pairs), rows=rows, cleaning=removed)
+    # as objects: an Arrow column makes its texts one by one, which is slow
+    return source, dict(fingerprint=fingerprint(pairs.astype(object)), rows=rows, cleaning=removed)
+
+def _finish_functions(folder, parts):
+    "Write what is known of all functions."
+    functions = _read_parts('functions', parts, list(_FUNCTION_COLUMNS[:-1]))
+    functions.to_parquet(folder/'functions.parquet', index=False, compression='zstd')
+    return 'functions', {}
 
 # %% ../../nbs/machinery/mining.ipynb #e8caad81
 def _evaluation_key(folder):
@@ -347,17 +355,16 @@ def _mine_into(folder, wanted, evaluation, workers):
     files, refused = sum(note['files'] for note in notes), sum((note['refused'] for note in notes), [])
     report_unread(refused, files)
     parts = _parts(wanted, kept)
-    if functions := parts.pop('functions', None):
-        functions = _read_parts('functions', functions, list(_FUNCTION_COLUMNS[:-1]))
-        functions.to_parquet(folder/'functions.parquet', index=False, compression='zstd')
+    functions = parts.pop('functions', None)
     if not parts:
         where = ', '.join(packages) or 'an empty list'
         raise ValueError(f'no pair found in {where}; name packages with docstrings or texts')
     indices = [CopyIndex(texts) if texts else None for texts in (_held_out_texts(parts), public)]
     largest_first = sorted(parts, key=lambda source: -sum(file.stat().st_size for *_, file in parts[source]))
-    bar = progress_bar(len(parts), 'cleaning', 'source')
+    bar = progress_bar(len(parts) + bool(functions), 'cleaning', 'source')
     with _processes(workers, initializer=_prepare, initargs=indices) as pool, bar:
         jobs = [pool.submit(_finish_source, folder, source, parts[source]) for source in largest_first]
+        if functions: jobs.append(pool.submit(_finish_functions, folder, functions))
         entries = {}
         for future in jobs:
             source, entries[source] = future.result()
