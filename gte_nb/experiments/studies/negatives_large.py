@@ -190,7 +190,7 @@ def large_from_results(): # IPython.display.Markdown
     "The recorded rows, a line for each figure."
     from IPython.display import Markdown
     rows = recorded_rows('negatives_large')
-    values = rows.set_index(['arm', 'metric', 'seed', 'step'])['value']
+    values = rows.set_index(['arm', 'metric', 'seed', 'step'])['value'].sort_index()
     (queries, documents), lines = SIZES['race'], ['| measured | gte_nb | sentence-transformers |',
         '|---|---|---|']
     if 'race' in set(rows['arm']):
