@@ -8,18 +8,19 @@ __all__ = ['Rules', 'known_links', 'mine_hard_negatives']
 # %% ../../nbs/book/07_negatives.ipynb #c27dce9e
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import TYPE_CHECKING, Callable
 
 import numpy as np
 
 from ..data.text import normalise
 from ..documented import documented
-from ..model.bm25 import BM25
-from ..model.embedder import Embedder
-from .candidates import checked_candidates, nearest, scoring
+from .candidates import TILE, checked_candidates, scoring, text_keys
 
 if TYPE_CHECKING:
     import pandas as pd
+    from gte_nb.model.bm25 import BM25
+    from gte_nb.model.embedder import Embedder
 
 # %% ../../nbs/book/07_negatives.ipynb #374ff545
 @dataclass(frozen=True)
@@ -101,35 +102,28 @@ def known_links(
     return is_known
 
 class _Texts:
-    """The texts of pairs and candidates as numbers: every distinct text is embedded once, and texts that are
-    equal after normalisation share a key"""
-    def __init__(self, pairs, candidates):
-        import pandas as pd
-        every = pd.concat([pairs['query'], pairs['document'], candidates['text']]).astype(object)
-        codes, self.texts = pd.factorize(every)
-        self.keys, self.words = pd.factorize(np.array([normalise(text) for text in self.texts], dtype=object))
-        self.query, self.document, self.pool = np.split(codes, [len(pairs), 2*len(pairs)])
-        self.is_known = known_links(self.keys[self.query], self.keys[self.document])
-        self.most_links = np.bincount(self.query).max() if len(pairs) else 0
-        self.word_sets = None
+    """The distinct texts of pairs and candidates, for which numbers stand. Texts that are equal after
+    normalisation share a key."""
+    def __init__(self, texts, query, document, pool):
+        self.texts, self.query, self.document, self.pool = texts, query, document, pool
+        keys = text_keys(texts)
+        self.has_words, self.keys = keys != 0, np.unique(keys, return_inverse=True)[1]
+        self.is_known = known_links(self.keys[query], self.keys[document])
+        self.links = np.bincount(query, minlength=len(texts))             # of a query, by its number
+        self.words, self.sizes = lru_cache(2**15)(self._words), None
 
-    def with_words(self, choice):
-        "The distinct texts among these candidates, without those that have no words"
-        choice = np.unique(choice)
-        return choice[self.words[self.keys[choice]] != '']
+    def _words(self, text): return frozenset(normalise(self.texts[text]).split())
 
     def near_copies(self, rows, picked, share, asked):
         """Bool (rows, depth): which of the picked texts have this share of their words in common with the
         row's positive, where it is asked for"""
-        if self.word_sets is None:
-            self.word_sets = np.array([frozenset(text.split()) for text in self.words], dtype=object)
-            self.sizes = np.array([len(words) for words in self.word_sets])
-        positive, candidate = np.broadcast_arrays(self.keys[self.document[rows], None], self.keys[picked])
-        sizes = self.sizes[positive], self.sizes[candidate]
+        if self.sizes is None: self.sizes = np.array([len(self._words(i)) for i in range(len(self.texts))])
+        positive = np.broadcast_to(self.document[rows, None], picked.shape)
+        sizes = self.sizes[positive], self.sizes[picked]
         # others cannot share that much
         copies = asked & (np.minimum(*sizes) >= share*np.maximum(*sizes))
-        copies[copies] = [len(a & b) >= share*len(a | b)
-            for a, b in zip(self.word_sets[positive[copies]], self.word_sets[candidate[copies]])]
+        both = ((self.words(a), self.words(b)) for a, b in zip(positive[copies], picked[copies]))
+        copies[copies] = [len(a & b) >= share*len(a | b) for a, b in both]
         return copies
 
 class _Mined:
@@ -150,30 +144,41 @@ class _Mined:
         return pairs.assign(**negatives, positive_similarity=self.positive_score, **scores)
 
 # %% ../../nbs/book/07_negatives.ipynb #c2f2d335
-_BLOCK = 2**23   # scores that are in memory at once
+def _look_for(mined, texts, rows, of, limit, choice, look, depth):
+    """Find the negatives of these rows among the `depth` nearest of their queries. Bool (rows): which have
+    found too few, while there may be more further on"""
+    rules = mined.rules
+    asked, of = np.unique(of, return_inverse=True)
+    highest = np.full(len(asked), np.inf if rules.range_max else -np.inf)   # a window counts what is too high
+    np.maximum.at(highest, of, limit)
+    order, values = (part[of] for part in look(asked, depth, highest))
+    picked = choice[order]                                                # (rows, depth), the nearest first
+    passed = np.isfinite(values) & (values <= limit[:, None])
+    passed &= ~texts.is_known(texts.keys[texts.query[rows], None], texts.keys[picked])
+    if rules.near_copies: passed &= ~texts.near_copies(rows, picked, rules.near_copies, passed)
+    passed, place = rules.chosen(passed, mined.rng)
+    i, j = np.nonzero(passed & (place < rules.num_negatives))
+    mined.negative[rows[i], place[i, j]] = picked[i, j]
+    mined.score[rows[i], place[i, j]] = values[i, j]
+    return (place[:, -1] + 1 < rules.num_negatives) & np.isfinite(values[:, -1])
 
-def _mine_block(mined, texts, rows, choice, scores_of):
+def _mine_block(mined, texts, rows, choice, spare, score):
     "Find the negatives of these rows among the texts of `choice`"
     rules = mined.rules
     queries, of = np.unique(texts.query[rows], return_inverse=True)       # queries, and which each row has
-    scores, positive = scores_of(queries, of, texts.document[rows])
+    look, positive = score(queries, of, texts.document[rows])
     mined.positive_score[rows], limit = positive, rules.highest_scores(positive)
-    window = rules.range_min + rules.num_negatives + 20 if rules.range_max is None else rules.range_max
-    depth = min(len(choice), window + texts.most_links)
-    while len(rows) and depth:
-        order, values = (part[of] for part in nearest(scores, depth))
-        picked = choice[order]                                            # (rows, depth), the nearest first
-        passed = np.isfinite(values) & (values <= limit[:, None])
-        passed &= ~texts.is_known(texts.keys[texts.query[rows], None], texts.keys[picked])
-        if rules.near_copies: passed &= ~texts.near_copies(rows, picked, rules.near_copies, passed)
-        passed, place = rules.chosen(passed, mined.rng)
-        i, j = np.nonzero(passed & (place < rules.num_negatives))
-        mined.negative[rows[i], place[i, j]] = picked[i, j]
-        mined.score[rows[i], place[i, j]] = values[i, j]
+    # what is known takes places among the nearest, as many as any query has links
+    window = rules.range_min + rules.num_negatives + spare + texts.links[queries].max()
+    if rules.range_max is not None: window = rules.range_max + texts.links.max()
+    depth, left = min(len(choice), window), np.arange(len(rows))
+    while len(left) and depth:
+        # so many at a time that what is looked at stays as small as a block of scores
+        parts = np.array_split(left, -(-len(left)*depth // TILE))
+        left = np.concatenate([part[_look_for(mined, texts, rows[part], of[part], limit[part], choice, look,
+            depth)] for part in parts])
         if rules.range_max is not None or depth == len(choice): break
-        todo = place[:, -1] + 1 < rules.num_negatives                     # these must look further
-        needed, of = np.unique(of[todo], return_inverse=True)
-        rows, limit, scores, depth = rows[todo], limit[todo], scores[needed], min(len(choice), 8*depth)
+        depth = min(len(choice), 8*depth)
 
 def _rules(settings):
     "The rules, or a TypeError that names the nearest"
@@ -185,8 +190,14 @@ def _rules(settings):
             + (f'did you mean {near[0]}?' if near else f'its rules are {", ".join(known)}'))
     return Rules(**settings)
 
+def _numbered(*columns):
+    "The distinct texts of all columns, and each column as numbers of texts"
+    import pandas as pd
+    codes, texts = pd.factorize(pd.concat(columns).astype(object))
+    return texts, *np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
+
 def mine_hard_negatives(
-    scorer: Embedder|BM25, # or anything with `encode(texts)` → (n, hidden) unit vectors
+    scorer: 'Embedder|BM25', # or anything with `encode(texts)` → (n, hidden) unit vectors
     # columns query, document and that of `within`: the known links, read in both directions
     pairs: 'pd.DataFrame',
     # columns text and that of `within`; or texts; None: the documents of the pairs
@@ -205,17 +216,18 @@ def mine_hard_negatives(
     empty pool, or settings that contradict each other."""
     checked_rules = _rules(rules)
     pool = checked_candidates(pairs, candidates, within)
-    mined, texts = _Mined(len(pairs), checked_rules), _Texts(pairs, pool)
+    numbered = _numbered(pairs['query'], pairs['document'], pool['text'])
+    mined, texts = _Mined(len(pairs), checked_rules), _Texts(*numbered)
     if not len(pairs): return mined.table(pairs, texts.texts)
     prepare = scoring(scorer, texts.texts, texts.pool, texts.document, progress)
     if within: pools, groups = pool.groupby(within).indices, pairs.groupby(within).indices.items()
     else: pools, groups = {None: slice(None)}, [(None, np.arange(len(pairs)))]
     for name, members in groups:
-        choice = texts.with_words(texts.pool[pools.get(name, [])])
-        members, scores_of = members[np.argsort(texts.query[members], kind='stable')], prepare(choice)
-        step = max(64, _BLOCK // max(1, len(choice)))
+        choice = np.unique(texts.pool[pools.get(name, [])])
+        choice = choice[texts.has_words[choice]]                        # those that have words
+        members, (step, *how) = members[np.argsort(texts.query[members], kind='stable')], prepare(choice)
         for start in range(0, len(members), step):
-            _mine_block(mined, texts, members[start:start + step], choice, scores_of)
+            _mine_block(mined, texts, members[start:start + step], choice, *how)
     return mined.table(pairs, texts.texts)
 
 documented(globals())
