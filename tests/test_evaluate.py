@@ -346,7 +346,8 @@ def evaluated(tmp_path, monkeypatch, capsys):
     "What `gte_evaluate` prints, where the project's corpus must not be opened."
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
     monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path))
-    monkeypatch.setattr(scores, 'open_corpus', lambda paths: open_corpus(paths) if paths else no_corpus())
+    monkeypatch.setattr('gte_nb.data.mining.open_corpus',
+                        lambda paths: open_corpus(paths) if paths else no_corpus())
     def command(models, **how):
         capsys.readouterr()
         try: gte_evaluate(models, out=str(tmp_path/'out'), **how)
