@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar',
-           'new_figure', 'written_aside', 'kept', 'report_unread', 'complain', 'writing', 'os_errors_said', 'stopped']
+           'new_figure', 'written_aside', 'kept', 'read_json', 'report_unread', 'complain', 'writing', 'os_errors_said',
+           'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
@@ -106,6 +107,15 @@ def kept(
     if (value := compute()) is not None:
         with written_aside(file) as aside: aside.write_text(json.dumps(value), encoding='utf-8')
     return value
+
+def read_json(
+    file: Path, # holds an object
+) -> dict: # {} when there is no such file
+    "Read a JSON object. Raises ValueError when the file is damaged."
+    if not file.is_file(): return {}
+    try: return dict(json.loads(file.read_text(encoding='utf-8')))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{file} is damaged ({error}): copy it again') from None
 
 def report_unread(
     refused: list[str], # a sentence for each file

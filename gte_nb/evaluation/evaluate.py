@@ -16,19 +16,21 @@ from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
-import pandas as pd
 
 from ..data.text import normalise
 from ..documented import documented
 from gte_nb.evaluation.metrics import (bootstrap, difference, pearson, pseudo_values, retrieval_metrics,
     spearman, verdict)
 from ..model.bm25 import BM25, code_words
-from ..model.embedder import Embedder
 from ..training.gauges import ranks_from_scores
 from ..utils import progress_bar, results_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from gte_nb.model.embedder import Embedder
 
 # the formulas can be had from here as well
 _all_ = ['bootstrap', 'difference', 'pearson', 'pseudo_values', 'retrieval_metrics', 'spearman', 'verdict']
@@ -174,6 +176,7 @@ class Retrieval:
         model, # see `vectors`, or BM25
     ) -> dict[str, np.ndarray]: # metric → (q,) one value for each query
         "What each query scores."
+        import pandas as pd
         rows = pd.DataFrame(retrieval_metrics(self._ranks(i, row), np.array(list(self.right[i].values())))
             for i, row in enumerate(_scores(model, self.queries, self.documents)))
         return {metric: values.to_numpy() for metric, values in rows.items()}
@@ -312,6 +315,7 @@ class Classification:
     def _draws(self):
         """Rows of the training texts, as mteb draws them: one shuffle after the other, with the same seed,
         and the first `per_label` of each label"""
+        import pandas as pd
         order, labels = list(range(len(self.train_texts))), pd.Series(list(self.train_labels))
         for _ in range(self.experiments):
             np.random.RandomState(42).shuffle(order)
@@ -443,9 +447,10 @@ def evaluate(
     # → vectors
     model,
     tasks: list, # of the six kinds; `evaluation.tasks` has some
-) -> pd.DataFrame: # task, type, metric, score, low, high, n, seconds
+) -> 'pd.DataFrame': # task, type, metric, score, low, high, n, seconds
     """One model, one table. A task that fails gives a warning and a row without a score; the others are kept.
     Of texts in which BM25 sees no word, a warning tells."""
+    import pandas as pd
     rows, model = [], model if isinstance(model, BM25) else remembering(model)
     for task in tasks:
         try:
@@ -463,6 +468,7 @@ def append_results(
     rows: list[dict], # to append
 ):
     "Append rows to data/results/`name`.csv. Raises ValueError outside of a checkout."
+    import pandas as pd
     file = results_folder()/f'{name}.csv'
     pd.DataFrame(rows).to_csv(file, mode='a', header=not file.exists(), index=False)
 

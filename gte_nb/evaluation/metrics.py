@@ -82,13 +82,17 @@ def verdict(
     return ' '.join(filter(None, (ours, judgement, what)))
 
 # %% ../../nbs/book/09_evaluation.ipynb #302a3c6a
+def _mean_ranks(values):
+    "As scipy.stats.rankdata gives them; importing that takes a second."
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (counts.cumsum() - (counts - 1)/2)[place]
+
 def spearman(
     a: np.ndarray, # (n,)
     b: np.ndarray, # (n,)
 ) -> float: # −1 to 1; NaN when one of them is constant
     "Rank correlation; ties share their mean rank (Spearman 1904)."
-    from scipy.stats import rankdata
-    return pearson(rankdata(a), rankdata(b))
+    return pearson(_mean_ranks(a), _mean_ranks(b))
 
 def pearson(
     a: np.ndarray, # (n,)

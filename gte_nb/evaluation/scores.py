@@ -12,29 +12,26 @@ import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
-import pandas as pd
 from fastcore.script import Param, call_parse
 
 from ..data.corpus import Corpus
-from ..data.mining import open_corpus
 from ..data.text import squeeze
 from ..documented import documented
-from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .evaluate import (Measurement, append_results, bootstrap, difference, measure,
                                         remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
-from .tasks import TRAINED, find_tasks, tuning_task
 from ..model.bm25 import BM25
-from ..model.embedder import Embedder, minilm_folder
-from ..model.encoder import UnsupportedModel
-from ..model.folders import read_json
 from ..model.identity import hub_folder, model_hash
 from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
-from ..utils import cache_folder, complain, data_folder, kept, progress_bar, results_folder, runs_folder
+from gte_nb.utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
+    runs_folder)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/scores.ipynb #85ee304f
 def _kept(key, compute): return kept(cache_folder()/'evaluation'/f'{key}.json', compute)
@@ -42,6 +39,7 @@ def _kept(key, compute): return kept(cache_folder()/'evaluation'/f'{key}.json', 
 _SET = re.compile(r'bm25-(\d+\.\d+)-(0\.\d+|1\.0)')   # BM25 with these k1 and b
 
 def _bm25(corpus):
+    from gte_nb.evaluation.tasks import tuning_task
     if not (task := tuning_task(corpus)):
         print('bm25: this corpus has no validation rows to choose k1 and b on, so 1.5 and 0.75')
         return BM25()
@@ -85,6 +83,8 @@ def load_model(
         return model, f'bm25-{model.k1}-{model.b}', dict(label=name)
     if match := _SET.fullmatch(name): return BM25(float(match[1]), float(match[2])), name, dict(label=name)
     if name == 'wordllama': return wordllama_model(), 'wordllama-256', dict(label=name)
+    from gte_nb.model.embedder import Embedder
+    from gte_nb.model.encoder import UnsupportedModel
     folder, about = _folder(name), (finished_run(Path(name)) or {}).get('about', {})
     try: model = Embedder.load(folder)
     except UnsupportedModel as error: model = _theirs(folder, error)
@@ -97,6 +97,7 @@ def load_model(
 
 def _folder(name):
     "Where the files of a model are"
+    from gte_nb.model.embedder import minilm_folder
     if name == 'all-MiniLM-L6-v2': return minilm_folder()
     if not Path(name).is_dir():
         try: return hub_folder(name)
@@ -180,6 +181,7 @@ def gte_evaluate(
     record: bool = False, # append the rows to data/results of this checkout
 ):
     "Evaluate models side by side, with 95% intervals."
+    from gte_nb.data.mining import open_corpus
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
@@ -238,12 +240,14 @@ def _measure_all(loaded, tasks, notes):
 
 def _find(suite, loaded, corpus, rows):
     "`find_tasks`, without what the models have trained on"
+    from gte_nb.evaluation.tasks import TRAINED, find_tasks
     trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
     return find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
         tuple(sorted(trained))) if suite else ([], [])
 
 def _evaluate_command(names, suite, out, corpus, rows, keep, own=None, own_notes=()):
     "`own`: path → task of sets of one's own, on which BM25 has its usual k1 and b"
+    import pandas as pd
     own, corpus = own or {}, cache(corpus)
     loaded = _load(names)
     found, notes = _find(suite, loaded, corpus, rows)
@@ -293,6 +297,8 @@ def _record(loaded, tasks, measured, table, corpus):
         for (name, task), measurement in measured.items()])
 
 def _benchmark_command(names, benchmark, out, keep):
+    import pandas as pd
+    from gte_nb.evaluation.benchmarks import benchmark_notes, benchmark_table, run_benchmark
     for name in names:
         if name == 'bm25' or _SET.fullmatch(name):
             raise ValueError(f'{name} gives no vectors, so it has no benchmark; leave it out')
@@ -352,6 +358,7 @@ def _recorded(name):
 @cache
 def _read(file, changed):
     "A file as of the moment when it was changed: comparisons ask for it hundreds of times"
+    import pandas as pd
     table = pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str))
     return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table],
         keep='last')
@@ -375,6 +382,7 @@ def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, sc
 @cache
 def _table(changed):
     "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
+    import pandas as pd
     values = {key: np.stack([np.array(row.split(), dtype=float) for row in group['values']])
         for key, group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False)}
     # by shape, because `bootstrap` then draws resamples once for all of a shape
@@ -458,6 +466,7 @@ _ZERO_SHOT = *(model for models in _PEERS.values() for model in models), *_OURS
 _MASKED = ' (names masked)'
 
 def _zero_shot_table():
+    import pandas as pd
     table = recorded_table()
     return table[table['task'].str.contains(': ') & pd.Series(list(zip(table['recipe'], table['model'])),
         table.index).isin(_ZERO_SHOT)]

@@ -13,16 +13,10 @@ from pathlib import Path
 from typing import get_args
 
 from ..data.corpus import Corpus
-from ..data.mining import open_corpus
 from ..data.sources import VALIDATION
 from ..documented import documented
 from .checkpoints import finished_run
-from .gauges import held_out_gauges, signatures
-from .processes import TIMEOUT, Gone, first_process_first, losses_said, processes, sigterm_said
 from .recipes import RECIPES, Recipe, _field_comments, chosen_sources
-from .stages import run_stage
-from .triples import read_from_files
-from .watch import draw_run
 from ..utils import complain, os_errors_said, runs_folder
 
 # %% ../../nbs/machinery/command.ipynb #62c3d44d
@@ -34,6 +28,7 @@ def gauge_sources(
     """The sources to watch a run by, those with most validation rows. Two that the stage does not train on:
     in stage 1 any, in stage 2 of those that stage 1 has trained on. Of your own rows also eight that it does
     train on."""
+    from gte_nb.training.triples import read_from_files
     sizes = {source: rows.get('validation', 0) for source, rows in corpus.manifest['rows'].items()}
     own = read_from_files(corpus)
     def largest(sources, number):
@@ -60,11 +55,14 @@ def held_back(
 
 def _stage1_sources(corpus, words):
     "The sources that the model which stage 2 starts from has been trained on, as far as is known."
+    from gte_nb.training.triples import read_from_files
     if words.init and (run := finished_run(words.init)): return tuple(run['about'].get('sources', ()))
     return () if read_from_files(corpus) else chosen_sources(corpus, RECIPES[words.recipe][0]).sources
 
 def _watched(corpus, recipe, words):
     "Gauges of a run, what is expected of them, and what to say of rows that are not trained on."
+    from gte_nb.training.gauges import held_out_gauges
+    from gte_nb.training.triples import read_from_files
     own, gauges = read_from_files(corpus), {}
     watched = words.how.get('gauge_every') != 0
     expects = gauge_sources(corpus, recipe, _stage1_sources(corpus, words)) if watched else {}
@@ -98,7 +96,7 @@ class _Words:
     corpus: list[str]|None # paths; None: the project's own
     quoting: str # of .csv and .tsv
     validation: float|None # share of rows for gauges; None: as `Sources` has it
-    timeout: float # seconds that processes wait for each other
+    timeout: float|None # seconds that processes wait for each other; None: TIMEOUT
     changes: dict # fields of the recipe that were given
     how: dict # arguments of `train` that were given
 
@@ -119,8 +117,8 @@ def _add_run(parser, stage):
     parser.add_argument('--validation', type=float, default=None, metavar='SHARE',
                         help='of your rows, kept for gauges where rows name no split; default: '
                              f'{VALIDATION}, or what sources.toml says; 0: none')
-    parser.add_argument('--timeout', type=float, default=TIMEOUT,
-                        help=f'seconds that processes wait for each other in a step; default: {TIMEOUT:.0f}')
+    parser.add_argument('--timeout', type=float, default=None,
+                        help='seconds that processes wait for each other in a step; default: 300')
 
 def _add_field(group, field):
     "A field of the recipe."
@@ -167,17 +165,23 @@ def _take_file(words):
 
 def _with_sources(recipe, corpus, named):
     "The recipe with sources: those that were named, or its own; of your own rows all, where none was named."
+    from gte_nb.training.triples import read_from_files
     if read_from_files(corpus) and not named: recipe = replace(recipe, sources=())
     return chosen_sources(corpus, recipe)
 
 def _say_result(log, measured, expects, out, took, say):
     "What the gauges and the loss have done."
+    from gte_nb.training.gauges import signatures
     for sentence in signatures(measured, expects) if len(measured) else (): say(sentence)
     skipped = f', {log.skipped.sum()} steps skipped' if log.skipped.any() else ''
     say(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}, {took}{skipped}')
 
 def _run_command(stage, words):
     import pandas as pd
+    from gte_nb.data.mining import open_corpus
+    from gte_nb.training.processes import first_process_first, losses_said, processes
+    from gte_nb.training.stages import run_stage
+    from gte_nb.training.watch import draw_run
     how, first = words.how, processes().is_main_process
     def say(*sentences):
         if first and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
@@ -206,10 +210,12 @@ def _run_command(stage, words):
 
 def _stage_command(stage, argv):
     words, first = _parsed(stage, argv), True
+    from gte_nb.training.processes import TIMEOUT, Gone, processes, sigterm_said
+    timeout = TIMEOUT if words.timeout is None else words.timeout
     try:
-        if not 0 < words.timeout < 1e9:
-            raise ValueError(f'timeout is {words.timeout}; give a number of seconds above 0')
-        first = processes(words.timeout).is_main_process
+        if not 0 < timeout < 1e9:
+            raise ValueError(f'timeout is {timeout}; give a number of seconds above 0')
+        first = processes(timeout).is_main_process
         with sigterm_said(), os_errors_said(): _run_command(stage, words)
     except Gone as error: complain(error)                                 # each process that is left says so
     except (ValueError, FileNotFoundError) as error: complain(error) if first else sys.exit(1)

@@ -13,20 +13,18 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Callable, Iterable
 
-import torch
 import numpy as np
-import torch.nn.functional as F
 
 from ..data.corpus import Corpus
 from ..data.text import normalise
 from ..documented import documented
-from ..model.embedder import Embedder
 from .checkpoints import LOG, load_checkpoint
 from .watch import draw_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     import pandas as pd
+    from gte_nb.model.embedder import Embedder
 
 # %% ../../nbs/book/06a_gauges.ipynb #08247b7d
 @lru_cache(4)
@@ -53,9 +51,10 @@ def token_gauge(
     queries: list[np.ndarray], # (n) token ids
     # (n or more) token ids; the right document of query i is document i, and those beyond are in its way
     documents: list[np.ndarray],
-) -> Callable[[Embedder], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
+) -> Callable[['Embedder'], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
     """Each query looks for its document among all of them, by cosine. Raises ValueError when a query lacks
     its document."""
+    import torch, torch.nn.functional as F
     if not 0 < len(queries) <= len(documents):
         raise ValueError(f'there are {len(queries)} queries and {len(documents)} documents; each query '
                          'needs its document')
@@ -74,7 +73,7 @@ def retrieval_gauge(
     queries: list[str], # (n) texts
     documents: list[str], # (n) texts; the right document of query i is document i
     tokens: int = 64, # read of each text
-) -> Callable[[Embedder], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
+) -> Callable[['Embedder'], np.ndarray]: # embedder → (n,) reciprocal ranks, 0 beyond ten
     """The same for texts, which are tokenised once and not at each measurement. Raises ValueError when a
     query lacks its document."""
     if not 0 < len(queries) == len(documents):
@@ -110,7 +109,7 @@ def held_out_gauges(
     rows: int = 300, # queries of each gauge, at most
     tokens: int = 64, # read of each text
     split: str = 'validation', # or 'test', for what is looked at once
-) -> dict[str, Callable[[Embedder], np.ndarray]]: # by source
+) -> dict[str, Callable[['Embedder'], np.ndarray]]: # by source
     "A retrieval gauge for each source. Raises ValueError as `held_out_pairs` does."
     pairs = {source: held_out_pairs(corpus, source, rows, split) for source in sources}
     return {source: retrieval_gauge(chosen['query'].tolist(), chosen['document'].tolist(), tokens)

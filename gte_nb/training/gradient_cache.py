@@ -179,7 +179,10 @@ def _replay(work, kept, gradients):
     "Send the gradients of the vectors back through the encoder, by the graphs that were kept and by new ones"
     kept.reverse()
     for k, rows in enumerate(work.chunks):
-        (kept.pop() if kept else work.embed(k)).backward(gradients[torch.from_numpy(rows)] * (k < work.own))
+        vectors, gradient = kept.pop() if kept else work.embed(k), gradients[torch.from_numpy(rows)]
+        # as `vectors.backward(gradient)`, which first imports sympy: half a second of the processor
+        (vectors * (gradient * (k < work.own))).sum().backward()
+        del vectors                                                       # before the next chunk is embedded
 
 def backward(
     embedder: Embedder, # in training mode

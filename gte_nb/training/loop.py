@@ -36,6 +36,7 @@ from .checkpoints import (LOG, as_table, checkpoint_steps, differences, finished
     keep_tokenizer, load_checkpoint, locked, read_log, same_vocabulary,
     save_checkpoint, write_table)
 from .gradient_cache import backward
+from .optimizer import adamw
 from gte_nb.training.processes import (Stopped, first_process_first, largest, losses_said, on_first_process,
     processes, restore_state, shard, signals_deferred, sum_gradients,
     whole, whole_state)
@@ -196,8 +197,8 @@ class Loop:
         self.encoder = self.embedder.encoder
         matrices, others = ([p for p in self.encoder.parameters() if (p.ndim > 1) == matrix]
             for matrix in (True, False))
-        self.optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=self.settings.weight_decay),
-            dict(params=others, weight_decay=0.)], lr=self.settings.learning_rate, fused=True)
+        self.optimizer = adamw([dict(params=matrices, weight_decay=self.settings.weight_decay),
+            dict(params=others, weight_decay=0.)], self.settings.learning_rate)
 
     def step(self):
         "Take the next step, or skip it."

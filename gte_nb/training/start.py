@@ -45,6 +45,10 @@ def _vocabulary_texts(corpus, sources, clean):
             rows = rows.take(np.flatnonzero(drawn))
         for column in columns[:2]: yield from rows[column].to_pylist()
 
+def _goes_on(run):
+    "Whether a run's folder holds its weights and its vocabulary."
+    return run and (checkpoint_steps(run) or finished_run(run))
+
 def corpus_tokenizer(
     corpus: Corpus, # its training split is read
     sources: tuple[str, ...], # of the corpus
@@ -57,7 +61,7 @@ def corpus_tokenizer(
 
     Raises ValueError for a damaged file."""
     file = Path(run or '')/'tokenizer.json'
-    if not (run and file.exists() and (checkpoint_steps(run) or finished_run(run))):
+    if not (_goes_on(run) and file.exists()):
         about = json.dumps([VOCABULARY, corpus.fingerprint, sources, clean, vocab_size])
         file = cache_folder()/'tokenizers'/f'{hashlib.sha256(about.encode()).hexdigest()[:16]}.json'
     if not file.exists():
@@ -115,11 +119,12 @@ def start_from_folder(
     if folder and not (Path(folder)/'modules.json').exists(): embedder.settings.normalize = True
     return embedder
 
-def _scaled_random_vectors(tokenizer, recipe, corpus, seed):
-    "A static encoder: random vectors of tokens, as long as their idf."
+def _scaled_random_vectors(tokenizer, recipe, corpus, seed, run):
+    "A static encoder: random vectors of tokens, as long as their idf; any where a run brings its own."
     encoder = StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size)
     # unknown words stay out of the mean: the folder then has one vector for a text in every library
     embedder = Embedder(encoder, tokenizer, recipe.max_length, Settings(skip_unknown=True))
+    if _goes_on(run): return embedder
     tables = [table for columns in source_tables(embedder, corpus, recipe) for table in columns]
     idf = torch.from_numpy(inverse_document_frequency(tables, tokenizer.get_vocab_size())).float()
     weight, generator = encoder.embedding.weight, torch.Generator().manual_seed(seed)
@@ -138,7 +143,7 @@ def start_embedder(
         wrapped, shape = recipe.layers > 0, (recipe.layers, recipe.hidden_size, recipe.max_length)
         tokenizer = corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean, wrapped, run)
         if recipe.layers: return new_bert(tokenizer, *shape, seed, recipe.dropout)
-        return _scaled_random_vectors(tokenizer, recipe, corpus, seed)
+        return _scaled_random_vectors(tokenizer, recipe, corpus, seed, run)
     if recipe.start == 'all-MiniLM-L6-v2': folder = None
     else: folder = recipe.start if Path(recipe.start).is_dir() else hub_folder(recipe.start)
     embedder = start_from_folder(folder, recipe, recipe.keep_layers or None)
