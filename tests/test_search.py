@@ -1,5 +1,5 @@
 "Search: what is searched, which vectors are computed, what is said, what it costs; with tiny packages."
-import json, os, signal, statistics, subprocess, sys, time
+import json, os, signal, statistics, subprocess, sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,14 +11,13 @@ from test_mining import BIRDS, BOATS, PACKAGES, TREES, code, install
 from gte_nb import answers, search
 from gte_nb.data import functions, mining
 from gte_nb.data.functions import environment_stamp, installed_functions
-from gte_nb.data.own_texts import read_texts
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import StaticEncoder
 from gte_nb.model.identity import model_hash
 from gte_nb.model.query_model import QueryModel, map_tensors
 from gte_nb.search import gte_search, show_hits
-from gte_nb.search_index import SearchIndex, kept_vectors, nearest_rows
+from gte_nb.search_index import SearchIndex, kept_vectors
 
 site = test_mining.site                                         # its fixture, here as well
 
@@ -313,21 +312,22 @@ def test_command(environment, model, tmp_path, monkeypatch, capsys):
     lines = show_hits(search.search('tree', model, texts=notes).hits, 40).splitlines()
     assert max(map(len, lines)) <= 40
 
-WARM = """import os, sys
+SCRIPT = """import atexit, os, sys
 from gte_nb.search import gte_search
-sys.argv[1:] = ['a small boat', '--texts', sys.argv[1], '--top', '1', '--json']
-gte_search()
-heavy = {'torch', 'pandas', 'pyarrow', 'scipy', 'bm25s', 'matplotlib'} & set(sys.modules)
-print(sum(os.times()[:2]), *heavy, file=sys.stderr)"""
+HEAVY = {'torch', 'pandas', 'pyarrow', 'scipy', 'bm25s', 'matplotlib'}
+atexit.register(lambda: print(sum(os.times()[:2]), *HEAVY & set(sys.modules), file=sys.stderr))
+if __name__ == '__main__': sys.exit(gte_search())
+"""
 
 def test_warm_command(tmp_path):
     "A question to an index that is there costs at most 1.2 CPU seconds, and imports nothing heavy."
-    notes, environment = tmp_path/'notes.jsonl', dict(os.environ, GTE_NB_CACHE=str(tmp_path/'cache'),
-        PYTHONPATH=os.pathsep.join(sys.path))
-    texts_file(notes, [f'{i} boats cross the lake.' for i in range(40)] + ['A tiny ship.'])
+    (script := tmp_path/'gte_search').write_text(SCRIPT)                        # as pip writes it
+    texts_file(tmp_path/'notes.jsonl', [f'{i} boats cross the lake.' for i in range(40)] + ['A tiny ship.'])
+    command = [sys.executable, script, 'a small boat', '--texts', tmp_path/'notes.jsonl', '--json', '--top', '1']
+    environment = dict(os.environ, GTE_NB_CACHE=str(tmp_path/'cache'), PYTHONPATH=os.pathsep.join(sys.path))
     def ask():
-        asked = subprocess.run([sys.executable, '-c', WARM, notes], capture_output=True, text=True, env=environment)
-        assert json.loads(asked.stdout)['final'], asked.stderr
+        asked = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert asked.stdout and json.loads(asked.stdout)['final'], asked.stderr
         return asked.stderr.split()
     assert 'torch' in ask()                                                     # which made the index
     seconds, *heavy = zip(*(ask() for _ in range(3)))
