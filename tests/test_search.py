@@ -46,7 +46,8 @@ def environment(site, monkeypatch):
     for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
     every, files = metadata.distributions, functions.python_files
     monkeypatch.setattr(metadata, 'distributions', lambda: every(path=[str(site)]))
-    monkeypatch.setattr(functions, 'python_files', lambda package: [] if package == 'python' else files(package))
+    monkeypatch.setattr(functions, 'python_files',
+        lambda package: [] if package == 'python' else files(package))
     return site
 
 def names(answer): return [hit['name'] for hit in answer.hits]
@@ -74,7 +75,8 @@ def test_environment(environment, model, embedded):
     (environment/'boats-1.0.dist-info').rename(environment/'gone')
     install(environment, 'kites', {'kites.py': BIRDS.replace('bird', 'kite')})
     assert search.search('cut an old tree down', model, top=10).searched == 8
-    assert sorted(text.split(':')[0] for text in embedded) == ['boats row boat', 'kites feed', 'kites whistle']
+    assert sorted(text.split(':')[0] for text in embedded) == ['boats row boat', 'kites feed',
+        'kites whistle']
 
 def test_words_first(environment, model, monkeypatch):
     "Who waits gets an answer from words: from the packages that are read, from all, and then the model's."
@@ -92,7 +94,8 @@ def test_quick(environment, model, embedded):
     quick, = answers.answers('cut an old tree down', answers.of_packages(None), model, quick=True)
     assert quick.model == 'words' and quick.final and not embedded
     best = search.search('cut an old tree down', model)
-    assert list(answers.answers('cut an old tree down', answers.of_packages(None), model, quick=True)) == [best]
+    assert list(answers.answers('cut an old tree down', answers.of_packages(None), model,
+        quick=True)) == [best]
 
 @pytest.mark.parametrize('base', ['.', 'src'])
 def test_editable(site, tmp_path, base):
@@ -115,7 +118,8 @@ def test_editable(site, tmp_path, base):
 def test_unreadable_file(site):
     "A file that is no Python is left out, and so is a text that UTF-8 cannot hold."
     half = code(('half', 'Half a pair of \\ud800 characters.'), ('whole', 'The other half of them is here.'))
-    install(site, 'boats', {'boats/good.py': BOATS, 'boats/half.py': half, 'boats/bad.py': 'def f(:\n "a b"\n'})
+    install(site, 'boats', {'boats/good.py': BOATS, 'boats/half.py': half,
+        'boats/bad.py': 'def f(:\n "a b"\n'})
     *_, (rows, _) = installed_functions('boats')
     assert [row['name'] for row in rows] == ['row_boat', 'sail', 'whole']
 
@@ -185,14 +189,16 @@ def test_model_key(model, tmp_path, file, counts):
     assert (model_hash(folder) != before) == counts
 
 @pytest.mark.parametrize('asked, said', [
-    (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'), (dict(query='a \udce9 tree'), 'half a char'),
+    (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'),
+    (dict(query='a \udce9 tree'), 'half a char'),
     (dict(model='nothing'), 'holds no embedding model'), (dict(corpus='nothing'), 'holds no corpus'),
     (dict(corpus='mined', packages='tress'), 'not in the corpus: tress; it holds trees'),
     (dict(packages='tress'), 'not installed: tress'), (dict(packages='stones'), 'stones holds no public'),
     (dict(corpus='notes.jsonl', packages='trees'), "leave 'trees' out"),
     (dict(corpus='none.jsonl'), 'does not exist'),
     (dict(corpus=['mined', 'notes.jsonl']), 'cannot be joined'),
-    (dict(texts='none.jsonl'), 'does not exist'), (dict(texts='notes.docx'), r'ends in \.docx; texts come as \.jsonl'),
+    (dict(texts='none.jsonl'), 'does not exist'), (dict(texts='notes.docx'), r'ends in \.docx; texts come '
+    r'as \.jsonl'),
     (dict(texts='notes.jsonl', corpus='mined'), 'both --corpus and --texts'),
     (dict(texts='notes.jsonl', packages='trees'), "leave 'trees' out"),
     (dict(texts='titles.csv'), 'has the columns title; one of text, document, positive is needed'),
@@ -221,7 +227,8 @@ def test_changed_model(site, model, tmp_path, embedded):
     other.encoder.embedding.weight.data.neg_()
     other.save(tmp_path/'model')
     embedded.clear()
-    assert search.search('plant', tmp_path/'model', texts=notes).hits[0]['text'] == 'Plant a tree.' and len(embedded) == 2
+    assert search.search('plant', tmp_path/'model',
+        texts=notes).hits[0]['text'] == 'Plant a tree.' and len(embedded) == 2
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float32])
 def test_index_is_exact(tmp_path, dtype):
@@ -240,7 +247,8 @@ def test_index_is_exact(tmp_path, dtype):
             assert np.allclose(hits.scores, np.take_along_axis(scores, order, 1), atol=1e-5)
 
 def index_in(folder, model):
-    (index := SearchIndex(['Cut an old tree down.', dict(text='Plant a tree.', about='gardens')], model=model)).save(folder)
+    (index := SearchIndex(['Cut an old tree down.', dict(text='Plant a tree.', about='gardens')],
+        model=model)).save(folder)
     return index
 
 @pytest.mark.parametrize('break_it, said', [
@@ -256,7 +264,8 @@ def test_damaged_index(model, tmp_path, break_it, said):
     with pytest.raises(ValueError, match=said): SearchIndex.open(tmp_path)
 
 @pytest.mark.parametrize('ask, said', [
-    (lambda index: index.search(np.ones((1, 3), np.float32)), r'holds vectors of \d+ numbers, and these have 3'),
+    (lambda index: index.search(np.ones((1, 3), np.float32)), r'holds vectors of \d+ numbers, and these '
+    r'have 3'),
     (lambda index: index.add(['a'], np.ones((1, 3))), 'and these have 3'),
     (lambda index: index.add(['a', 'b'], np.ones((1, index.width))), '2 texts and 1 vectors'),
     (lambda index: index.add([7]), 'text 0 is 7'),
@@ -279,7 +288,8 @@ def test_other_model(model, tmp_path):
     other = Embedder.load(model)
     other.encoder.embedding.weight.data *= 2
     other.save(tmp_path/'other')
-    with pytest.raises(ValueError, match='was made by the model'): SearchIndex.open(tmp_path/'index', tmp_path/'other')
+    with pytest.raises(ValueError, match='was made by the model'):
+        SearchIndex.open(tmp_path/'index', tmp_path/'other')
     assert SearchIndex.open(tmp_path/'index', model).search('plant').rows[0, 0] == 1
 
 def test_damaged_weights(model, tmp_path):
@@ -291,7 +301,8 @@ def test_command_line():
     "What stands behind the options of the command."
     asked = anno_parser(gte_search, 'gte_search').parse_args(['a bar', '--packages', 'tqdm', '--top', '2',
         '--corpus', 'one.jsonl', '--corpus', 'two.jsonl', '--json'])
-    assert (asked.query, asked.packages, asked.top, asked.corpus, asked.json, asked.quick) == ('a bar', 'tqdm', 2,
+    assert (asked.query, asked.packages, asked.top, asked.corpus, asked.json, asked.quick) == ('a bar',
+        'tqdm', 2,
         ['one.jsonl', 'two.jsonl'], True, False)
 
 def test_command(environment, model, tmp_path, monkeypatch, capsys):
@@ -323,7 +334,8 @@ def test_warm_command(tmp_path):
     "A question to an index that is there costs at most 1.2 CPU seconds, and imports nothing heavy."
     (script := tmp_path/'gte_search').write_text(SCRIPT)                        # as pip writes it
     texts_file(tmp_path/'notes.jsonl', [f'{i} boats cross the lake.' for i in range(40)] + ['A tiny ship.'])
-    command = [sys.executable, script, 'a small boat', '--texts', tmp_path/'notes.jsonl', '--json', '--top', '1']
+    command = [sys.executable, script, 'a small boat', '--texts', tmp_path/'notes.jsonl', '--json', '--top',
+        '1']
     environment = dict(os.environ, GTE_NB_CACHE=str(tmp_path/'cache'), PYTHONPATH=os.pathsep.join(sys.path))
     def ask():
         asked = subprocess.run(command, capture_output=True, text=True, env=environment)
