@@ -19,6 +19,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .model.bm25 import BM25
     from .model.embedder import Embedder
     from .model.encoder import Encoder, EncoderConfig, StaticEncoder
+    from .search_index import SearchIndex
     from .training.gradient_cache import backward
     from .training.loop import train
     from .training.negatives import mine_hard_negatives
@@ -40,6 +41,7 @@ _HOMES = {
     "model.bm25": ("BM25",),
     "model.embedder": ("Embedder",),
     "model.encoder": ("Encoder", "EncoderConfig", "StaticEncoder"),
+    "search_index": ("SearchIndex",),
     "training.gradient_cache": ("backward",),
     "training.loop": ("train",),
     "training.negatives": ("mine_hard_negatives",),

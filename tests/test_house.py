@@ -10,7 +10,7 @@ PACKAGE = Path(gte_nb.__file__).parent
 # Each room may import those before it.
 ORDER = ('documented', 'utils', 'data', 'model', 'loss_arguments', 'tiles', 'losses', 'training', 'sharing',
     'evaluation',
-         'experiments', 'search_index', 'search')
+         'search_index', 'answers', 'experiments', 'search') # what a study measures stands before it
 SHORT_PATHS = dict(encoder=['model.encoder'], embedder=['model.embedder', 'data.tokens'],
                    sampler=['data.sampler', 'data.permutation'])
 FILES = [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob('*.py'))

