@@ -21,7 +21,7 @@ from ..documented import documented
 from .encoder import Encoder, StaticEncoder
 from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
 from .identity import minilm_folder
-from .reading import TextReader, as_texts, uncut_copy
+from .reading import TextReader, as_texts
 from ..utils import progress_bar
 
 _all_ = ['minilm_folder']        # can be had from here as well

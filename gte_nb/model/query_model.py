@@ -147,9 +147,10 @@ def describe_queries(
 ) -> bool: # whether NumPy computes the queries of this model; False: nothing is written
     "Describe a model for `QueryModel`, if both compute the same vectors of queries within 1e-5."
     from gte_nb.model.folders import read_modules
+    from gte_nb.model.reading import cut_copy
     settings, static = embedder.settings, embedder.static
     config = cast('EncoderConfig', embedder.encoder.config)                 # not used for a table
-    prompt, tokenizer = settings.prompts.get('query', ''), embedder._uncut
+    prompt, tokenizer = settings.prompts.get('query', ''), cut_copy(embedder.tokenizer, math.inf, 'right')
     about = dict(weights=str((read_modules(Path(model))[0][1]/'model.safetensors').resolve()), static=static,
         prompt=prompt, max_chars=settings.max_chars, direction=embedder._direction,
         max_length=None if embedder.max_length == math.inf else embedder.max_length,
