@@ -29,7 +29,7 @@ BATCH, TOKENS = 16_384, 64
 def made_rows(
     file: Path, # .parquet, is written
     n: int, # rows
-    short: bool = True, # the first 24 characters of a query and 40 of a document; or whole texts
+    short: bool = True, # the first 6 characters of a query and 10 of a document; or whole texts
 ):
     "Rows of which no two are equal, made from texts of the project's corpus."
     import pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq
@@ -37,7 +37,7 @@ def made_rows(
     texts, draw = shard.read('train', columns=['query',
         'document']).combine_chunks(), np.random.default_rng(0)
     columns = [pc.cast(texts[name].combine_chunks(), pa.string()) for name in texts.column_names]
-    if short: columns = [pc.utf8_slice_codeunits(column, 0, size) for column, size in zip(columns, (24, 40))]
+    if short: columns = [pc.utf8_slice_codeunits(column, 0, size) for column, size in zip(columns, (6, 10))]
     schema = pa.schema(dict(query=pa.string(), document=pa.string()))
     with pq.ParquetWriter(file, schema) as writer:
         for first in range(0, n, 1 << 20):
