@@ -34,7 +34,7 @@ setuptools.setup(
     # The tables of data/ travel inside the package; its folders (results, runs, cache) do not.
     packages=setuptools.find_packages(include=[name, f"{name}.*"]) + [f"{name}.tables"],
     package_dir={f"{name}.tables": "data"},
-    package_data={name: ["py.typed"], f"{name}.tables": ["*.csv"]},
+    package_data={name: ["py.typed"], f"{name}.tables": ["*.csv", "*.toml"]},
     include_package_data=False,
     zip_safe=False,
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{name}={name}._modidx:d"]},

@@ -84,7 +84,8 @@ def test_short_paths(path):
         assert whole.__all__ and all(getattr(short, name) is getattr(whole, name) for name in whole.__all__)
 
 @pytest.mark.parametrize('code', ['import gte_nb', 'from gte_nb import mixing_probs, MixtureSampler',
-                                  'import gte_nb; dir(gte_nb)', 'from gte_nb import registry, from_files'])
+                                  'import gte_nb; dir(gte_nb)',
+                                  'from gte_nb import registry, from_files, Sources'])
 def test_without_torch(code):
     "What needs no torch imports none."
     told = subprocess.run([sys.executable, '-c', f'{code}\nimport sys; print("torch" in sys.modules)'],

@@ -13,6 +13,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Iterable
 
+import numpy as np
+
+from .shards import Shard
 from .text import SPLITS
 from ..documented import documented
 
@@ -48,8 +51,8 @@ def _skipped_rows(skipped):
 
 @dataclass
 class Corpus:
-    """A corpus on disk: one parquet file per source, `corpus.json` with counts and fingerprints; a mined
-    one has `functions.parquet` for search as well."""
+    """A corpus on disk: one parquet file per source, or many in a folder of its own, and `corpus.json` with
+    counts and fingerprints; a mined one has `functions.parquet` for search as well."""
     folder: Path # where the files lie
 
     def __post_init__(self):
@@ -79,12 +82,47 @@ class Corpus:
 
         A source with negatives has the column `negative`; where rows have several, `negatives` lists them.
         Rows that come from files have `row`, their number in the file that `package` names."""
+        import pyarrow as pa
+        columns = self.columns(source)
+        return pa.concat_tables(shard.read(split, drop, columns) for shard in self.shards(source)).to_pandas()
+
+    def columns(
+        self,
+        source: str, # a name in `manifest['fingerprints']`
+    ) -> list[str]: # names
+        "The columns of a source that some row makes use of."
+        import pyarrow.parquet as pq
+        shards = self.shards(source)
+        return self.manifest.get('columns', {}).get(source) or pq.read_schema(shards[0].file).names
+
+    def shards(
+        self,
+        source: str, # a name in `manifest['fingerprints']`
+    ) -> list[Shard]: # one after the other they hold the rows of `pairs`
+        "The files of a source, to be read one by one: memory then does not grow with it."
         if source not in self.manifest['fingerprints']:
             raise ValueError(f"source {source!r} is not in {self.folder}; it holds "
                              f"{', '.join(self.manifest['fingerprints'])}")
-        pairs = self._table(source, split)
-        if not drop or 'flags' not in pairs: return pairs
-        return pairs[pairs['flags'] & drop == 0].reset_index(drop=True)
+        if not (files := self.manifest.get('shards', {}).get(source)):
+            return [Shard(self.folder/f'{source}.parquet')]
+        place = self.folder/self.manifest['places'][source]
+        verdict = np.load(place/'verdict.npy', mmap_mode='r')
+        ends = np.cumsum([rows for _, rows in files])
+        return [Shard(place/name, verdict[end - rows:end]) for (name, rows), end in zip(files, ends)]
+
+    def row(
+        self,
+        source: str, # a name in `manifest['fingerprints']`
+        number: int, # of a row in what `pairs` gives
+        split: str|None = None, # as in `pairs`
+        drop: int = 255, # as in `pairs`
+    ) -> dict: # its columns
+        "A row of a source; of many files, only the one that holds it is read."
+        for shard in self.shards(source):
+            if split and shard.verdict is not None and (rows := shard.count(split)) <= number: number -= rows
+            elif (rows := len(table := shard.read(split, drop))) <= number: number -= rows
+            else: return table.slice(number, 1).to_pylist()[0]
+        raise IndexError(f'source {source} has no such row')
 
     def functions(
         self,
@@ -95,17 +133,12 @@ class Corpus:
         if not (self.folder/'functions.parquet').exists():
             raise ValueError(f'{self.folder} holds no functions (no functions.parquet): it was not mined '
                              'from Python packages; mine some with: gte_mine')
-        return self._table('functions', split)
+        return Shard(self.folder/'functions.parquet').read(split).to_pandas()
 
     def report(self):
         "Print what reading the files of this corpus left out; nothing for a mined one."
         sentences = _skipped_rows(self.manifest.get('skipped', {})) + self.manifest.get('notes', [])
         for sentence in sentences: print(sentence)
-
-    def _table(self, name, split):
-        import pandas as pd
-        filters = [('split', '==', split)] if split else None
-        return pd.read_parquet(self.folder/f'{name}.parquet', filters=filters).reset_index(drop=True)
 
 # %% ../../nbs/book/01_corpus.ipynb #f3784698
 documented(globals())

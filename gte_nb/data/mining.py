@@ -24,14 +24,14 @@ from filelock import FileLock, Timeout
 
 from .cleaning import RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, installed_version,
-    python_files, readme_rows, see_also_rows)
+                                      python_files, readme_rows, see_also_rows)
 from .corpus import Corpus, fingerprint
-from .files import from_files
+from .sources import Sources
 from .text import LONE_SURROGATE, SPLITS
 from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
 from ..documented import documented
-from gte_nb.utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
-    stopped)
+from ..utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
+                          stopped)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -382,21 +382,37 @@ def package_functions(
 
 # %% ../../nbs/machinery/mining.ipynb #e013aaf0
 def open_corpus(
-    paths: str|Path|list|None, # folder of one corpus, or files of rows; None: the project's own corpus
+    # folder of one corpus; files of rows, each a source of its name; a file sources.toml, or a dict of its
+    # shape; None: the project's own corpus
+    what: 'str|Path|list|dict|Sources|Corpus|None',
     quoting: str = 'csv', # of CSV and TSV files, as in `from_files`
+    # share of rows kept for gauges where rows name no split; None: what sources.toml says, and none of files
+    validation: float|None = None,
 ) -> Corpus: # mined, or read, when it is not there yet
-    "The corpus that a command names. Raises ValueError for a folder that holds none, or beside other paths."
-    if not paths: return mine()
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    folders = [path for path in map(Path, paths) if path.is_dir()]
-    folders = [path for path in folders if not any(path.glob('dataset_*.json'))]    # those are rows
-    if not folders: return from_files(paths, quoting=quoting)
-    corpus = Corpus(folders[0])
-    if len(paths) == 1:
-        corpus.report()
-        return corpus
-    raise ValueError(f'{folders[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other '
-                     'paths; name it alone, or name files only')
+    "The corpus that is named. Raises ValueError for a folder that holds none, or beside other paths."
+    if isinstance(what, Corpus): return what
+    if isinstance(what, (dict, Sources)): return Sources.open(what, validation).corpus()
+    if not what: return _with_own_splits(mine(), validation)
+    paths = [Path(path) for path in ([what] if isinstance(what, (str, Path)) else what)]
+    whole = [path for path in paths if path.suffix == '.toml' or (path/'corpus.json').exists()]
+    if whole and len(paths) > 1:
+        raise ValueError(f'{whole[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other '
+                         'paths; name it alone, or name files only')
+    path = paths[0]
+    if path.suffix == '.toml':
+        if quoting == 'csv': return Sources.open(path, validation).corpus()
+        raise ValueError(f"quoting stands beside a source's files in {path}; write it there")
+    rows = len(paths) > 1 or not path.is_dir() or any(path.glob('dataset_*.json'))   # as datasets saves them
+    if rows: return Sources.from_paths(paths, quoting, validation or 0).corpus()
+    corpus = _with_own_splits(Corpus(path), validation)
+    corpus.report()
+    return corpus
+
+def _with_own_splits(corpus, validation):
+    "Raises ValueError when a share of a corpus is asked for whose rows have their splits already."
+    if validation is None: return corpus
+    raise ValueError(f'validation is {validation}, and the rows of {corpus.folder} have their splits already; '
+                     'leave it out')
 
 def unlike_recorded(
     corpus: Corpus, # mined from the project's list

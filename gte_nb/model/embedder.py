@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from ..documented import documented
 from .encoder import Encoder, StaticEncoder
 from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
-from .reading import TextReader, as_texts, uncut_copy
+from .reading import TextReader, as_texts
 from ..utils import progress_bar
 
 # %% ../../nbs/book/05_embedder.ipynb #3c856493
@@ -82,7 +82,7 @@ class Embedder(TextReader):
                              f'the encoder {encoder.config.vocab_size}: they do not belong together')
         self.encoder, self.tokenizer, self.settings = encoder, tokenizer, settings or Settings()
         tokenizer.no_padding()
-        self._uncut = uncut_copy(tokenizer)
+        self._cut = {}
         self.max_length = max_length
 
     @cached_property

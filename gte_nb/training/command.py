@@ -14,6 +14,7 @@ from typing import get_args
 
 from ..data.corpus import Corpus
 from ..data.mining import open_corpus
+from ..data.sources import VALIDATION
 from ..documented import documented
 from .checkpoints import finished_run
 from .gauges import held_out_gauges, signatures
@@ -28,17 +29,19 @@ from ..utils import complain, os_errors_said, runs_folder
 def gauge_sources(
     corpus: Corpus, # mined, or from files
     recipe: Recipe, # of the run that is to be watched
-    before: Recipe, # of its stage 1
+    before: tuple[str, ...], # sources of its stage 1
 ) -> dict[str, str]: # source → 'rises', 'stays' or 'learns', what `signatures` expects of its gauge
-    """The sources to watch a run by. Of a mined corpus the two largest: in stage 1 of those that it does not
-    train on, in stage 2 of those that only stage 1 has trained on. Of your own rows those for validation."""
+    """The sources to watch a run by, those with most validation rows. Two that the stage does not train on:
+    in stage 1 any, in stage 2 of those that stage 1 has trained on. Of your own rows also eight that it does
+    train on."""
     sizes = {source: rows.get('validation', 0) for source, rows in corpus.manifest['rows'].items()}
-    if read_from_files(corpus):
-        return {source: 'learns' for source in recipe.sources if sizes.get(source, 0) >= 2}
-    watched = [source for source in (sizes if recipe.stage == 1 else chosen_sources(corpus, before).sources)
-        if source not in recipe.sources and sizes.get(source, 0) >= 50]
-    return {source: 'rises' if recipe.stage == 1 else 'stays'
-        for source in sorted(watched, key=lambda source: sizes.get(source, 0), reverse=True)[:2]}
+    own = read_from_files(corpus)
+    def largest(sources, number):
+        enough = [source for source in sources if sizes.get(source, 0) >= (2 if own else 50)]
+        return sorted(enough, key=lambda source: sizes[source], reverse=True)[:number]
+    outside = [source for source in (sizes if recipe.stage == 1 else before) if source not in recipe.sources]
+    return (dict.fromkeys(largest(recipe.sources, 8) if own else (), 'learns')
+        | dict.fromkeys(largest(outside, 2), 'rises' if recipe.stage == 1 else 'stays'))
 
 def held_back(
     corpus: Corpus, # from files
@@ -47,7 +50,7 @@ def held_back(
 ) -> list[str]: # sentences
     "What becomes of rows that are not for training."
     sentences = []
-    for source in recipe.sources:
+    for source in dict.fromkeys([*recipe.sources, *gauges]):
         for split, rows in corpus.manifest['rows'].get(source, {}).items():
             if split == 'train': continue
             measured = split == 'validation' and source in gauges
@@ -55,14 +58,22 @@ def held_back(
             sentences.append(f"{rows:,} {split} row{'s'*(rows > 1)} of {source}: not trained on, {use}")
     return sentences
 
-def _watched(corpus, recipe, before, every):
-    "Gauges of a run, what is expected of them, and what to say of rows that are not trained on"
-    expects = {} if every == 0 else gauge_sources(corpus, recipe, before)
-    try: gauges = held_out_gauges(corpus, expects, rows=200)
-    except ValueError:
-        if not read_from_files(corpus): raise
-        gauges = expects = {}                                             # a few rows that are all alike
-    return gauges, expects, held_back(corpus, recipe, gauges) if read_from_files(corpus) else []
+def _stage1_sources(corpus, words):
+    "The sources that the model which stage 2 starts from has been trained on, as far as is known."
+    if words.init and (run := finished_run(words.init)): return tuple(run['about'].get('sources', ()))
+    return () if read_from_files(corpus) else chosen_sources(corpus, RECIPES[words.recipe][0]).sources
+
+def _watched(corpus, recipe, words):
+    "Gauges of a run, what is expected of them, and what to say of rows that are not trained on."
+    own, gauges = read_from_files(corpus), {}
+    watched = words.how.get('gauge_every') != 0
+    expects = gauge_sources(corpus, recipe, _stage1_sources(corpus, words)) if watched else {}
+    for source in list(expects):
+        try: gauges |= held_out_gauges(corpus, [source], rows=200)
+        except ValueError:
+            if not own: raise
+            del expects[source]                                           # a few rows that are all alike
+    return gauges, expects, held_back(corpus, recipe, gauges) if own else []
 
 # %% ../../nbs/machinery/command.ipynb #8c4a5e1d
 HOW = dict(memory=(float, 'GiB that the graphs of a step may take; default: 2, or half of a GPU'),
@@ -86,6 +97,7 @@ class _Words:
     seed: int
     corpus: list[str]|None # paths; None: the project's own
     quoting: str # of .csv and .tsv
+    validation: float|None # share of rows for gauges; None: as `Sources` has it
     timeout: float # seconds that processes wait for each other
     changes: dict # fields of the recipe that were given
     how: dict # arguments of `train` that were given
@@ -100,9 +112,13 @@ def _add_run(parser, stage):
         'recipe\'s own start' + ', which is stage 2 alone'*(stage == 2))
     parser.add_argument('--seed', type=int, default=0, help='of everything random')
     parser.add_argument('--corpus', nargs='+', action='extend', default=None, metavar='PATH',
-                        help="folder of a mined corpus, or files of your rows; default: the project's own")
+                        help='folder of a mined corpus; or files of your rows, each a source of its name; '
+                             "or a file sources.toml; default: the project's own")
     parser.add_argument('--quoting', choices=('csv', 'none'), default='csv',
                         help='csv: the mark " encloses fields of .csv and .tsv; none: it is an ordinary one')
+    parser.add_argument('--validation', type=float, default=None, metavar='SHARE',
+                        help='of your rows, kept for gauges where rows name no split; default: '
+                             f'{VALIDATION}, or what sources.toml says; 0: none')
     parser.add_argument('--timeout', type=float, default=TIMEOUT,
                         help=f'seconds that processes wait for each other in a step; default: {TIMEOUT:.0f}')
 
@@ -114,7 +130,9 @@ def _add_field(group, field):
     if field.type is bool:
         names = [f'--no-{name}', *['--uncleaned']*(name == 'clean')]
         group.add_argument(*names, dest=name, action='store_false', help=f'not: {comment}')
-    elif word_type: group.add_argument(f'--{name}', type=words, help=f'{comment}, separated by commas')
+    elif word_type:
+        more = '; or a file sources.toml, which names them'*(name == 'sources')
+        group.add_argument(f'--{name}', type=words, help=f'{comment}, separated by commas{more}')
     else: group.add_argument(f'--{name}', type=field.type, help=comment)
 
 def _parsed(stage, argv):
@@ -134,10 +152,22 @@ def _parsed(stage, argv):
     return _Words(**given, changes=changes, how=how)
 
 # %% ../../nbs/machinery/command.ipynb #71be0c95
+def _take_file(words):
+    """`--sources sources.toml` says what `--corpus sources.toml` says. Raises ValueError when it says more.
+    Returns the share of rows for gauges; None: what sources.toml says."""
+    named = words.changes.get('sources', ())
+    if any(name.endswith('.toml') for name in named):
+        if len(named) > 1 or words.corpus:
+            raise ValueError(f"--sources {','.join(named)}: a file of sources stands alone, without "
+                             '--corpus; to pick some of it, say --corpus sources.toml --sources one,another')
+        words.corpus = list(words.changes.pop('sources'))
+    whole = [name for name in words.corpus or () if name.endswith('.toml')
+        or Path(name, 'corpus.json').exists()]
+    return VALIDATION if words.validation is None and words.corpus and not whole else words.validation
+
 def _with_sources(recipe, corpus, named):
-    "The recipe with sources: its own; where these are not named and the corpus has none of them, all."
-    if not named and not set(recipe.sources) & set(corpus.manifest['rows']):
-        recipe = replace(recipe, sources=())
+    "The recipe with sources: those that were named, or its own; of your own rows all, where none was named."
+    if read_from_files(corpus) and not named: recipe = replace(recipe, sources=())
     return chosen_sources(corpus, recipe)
 
 def _say_result(log, measured, expects, out, took, say):
@@ -153,12 +183,13 @@ def _run_command(stage, words):
         if first and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
     if words.recipe not in RECIPES:
         raise ValueError(f"recipe {words.recipe!r} is none of {', '.join(RECIPES)}")
+    share = _take_file(words)
     recipe = replace(RECIPES[words.recipe][stage-1], **words.changes)
     with losses_said(), first_process_first():
-        corpus = open_corpus(words.corpus, words.quoting)
+        corpus = open_corpus(words.corpus, words.quoting, share)
     recipe = _with_sources(recipe, corpus, 'sources' in words.changes)
     out = words.out or runs_folder()/words.recipe/f'stage{stage}'
-    gauges, expects, held = _watched(corpus, recipe, RECIPES[words.recipe][0], how.get('gauge_every'))
+    gauges, expects, held = _watched(corpus, recipe, words)
     if how.get('gauge_every') == 0: del how['gauge_every']
     if finished_run(out): say(f'{out}: already finished')
     else: say(f'{recipe}\nfrom {words.init or recipe.start}, into {out}', *held)

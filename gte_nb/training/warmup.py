@@ -6,7 +6,7 @@
 __all__ = ['SHARE', 'mask_tokens', 'masked_gradient', 'corpus_texts', 'warm_up', 'gte_warmup']
 
 # %% ../../nbs/machinery/warmup.ipynb #cc9cf06f
-import hashlib, json, sys
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +19,14 @@ from tokenizers import Tokenizer
 from ..data.corpus import Corpus
 from ..data.mining import open_corpus
 from ..data.sampler import MixtureSampler
-from ..data.tokens import SPECIAL_TOKENS, TokenTable, token_table, tokenizer_hash, training_pairs
+from ..data.tokens import SPECIAL_TOKENS, TokenTable, column_table, tokenizer_hash
 from ..documented import documented
 from ..model.embedder import Embedder, rectangles
 from .gradient_cache import CHUNK_TOKENS, seed_dropout
 from .loop import train
 from .processes import processes, sigterm_said
 from .start import corpus_tokenizer, new_bert
-from ..utils import cache_folder, complain, os_errors_said, runs_folder
+from ..utils import complain, os_errors_said, runs_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,12 +123,8 @@ def corpus_texts(
     sources: tuple[str, ...], # of the corpus
 ) -> TokenTable: # of all queries and documents, cut at the embedder's max_length
     "Token ids of a corpus' training texts, cached on disk."
-    about = json.dumps([corpus.fingerprint, sources, tokenizer_hash(embedder.tokenizer), embedder.max_length])
-    def texts():
-        return [text for source in sources for column in ('query', 'document')
-            for text in training_pairs(corpus, source)[column]]
-    return token_table(embedder, texts, embedder.max_length, # type: ignore[arg-type] # inf: nothing is cut
-        cache_folder()/'tokens'/f'texts-{hashlib.sha256(about.encode()).hexdigest()[:16]}')
+    return TokenTable.joined([column_table(embedder, corpus, source, column, int(embedder.max_length))
+        for source in sources for column in ('query', 'document')])
 
 def warm_up(
     embedder: Embedder, # a BERT, trained in place
