@@ -49,7 +49,7 @@ def made_rows(
             drawn = pa.array(draw.integers(len(texts), size=len(numbers)))
             joined = [pc.binary_join_element_wise(pc.cast(numbers, pa.string()), column.take(drawn), ' ')
                 for column in columns]
-            writer.write_table(pa.table(joined, schema=schema), row_group_size=1 << 20)
+            writer.write_table(pa.table(joined, schema=schema), row_group_size=1 << 18)
 
 def cpu_seconds() -> float:
     "Of this process and of those that it has started and waited for."
