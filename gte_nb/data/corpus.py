@@ -84,7 +84,8 @@ class Corpus:
         Rows that come from files have `row`, their number in the file that `package` names."""
         import pyarrow as pa
         columns = self.columns(source)
-        return pa.concat_tables(shard.read(split, drop, columns) for shard in self.shards(source)).to_pandas()
+        return pa.concat_tables(shard.read(split, drop, columns) for shard in self.shards(source, split)
+            ).to_pandas()
 
     def columns(
         self,
@@ -98,6 +99,7 @@ class Corpus:
     def shards(
         self,
         source: str, # a name in `manifest['fingerprints']`
+        split: str|None = None, # that is to be read
     ) -> list[Shard]: # one after the other they hold the rows of `pairs`
         "The files of a source, to be read one by one: memory then does not grow with it."
         if source not in self.manifest['fingerprints']:
@@ -106,6 +108,8 @@ class Corpus:
         if not (files := self.manifest.get('shards', {}).get(source)):
             return [Shard(self.folder/f'{source}.parquet')]
         place = self.folder/self.manifest['places'][source]
+        if split == 'validation' and self.manifest['validation_apart'][source]:
+            return [Shard(place/'validation.parquet')]
         verdict = np.load(place/'verdict.npy', mmap_mode='r')
         ends = np.cumsum([rows for _, rows in files])
         return [Shard(place/name, verdict[end - rows:end]) for (name, rows), end in zip(files, ends)]
@@ -118,7 +122,7 @@ class Corpus:
         drop: int = 255, # as in `pairs`
     ) -> dict: # its columns
         "A row of a source; of many files, only the one that holds it is read."
-        for shard in self.shards(source):
+        for shard in self.shards(source, split):
             if split and shard.verdict is not None and (rows := shard.count(split)) <= number: number -= rows
             elif (rows := len(table := shard.read(split, drop))) <= number: number -= rows
             else: return table.slice(number, 1).to_pylist()[0]

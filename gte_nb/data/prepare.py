@@ -6,7 +6,7 @@
 __all__ = ['SHARD', 'VALIDATION_ROWS', 'run_jobs', 'prepare', 'gte_prepare']
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0003
-import hashlib, json, os, shutil, threading
+import gc, hashlib, json, os, shutil, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -51,16 +51,15 @@ def _key(*about):
     return hashlib.sha256(json.dumps([READER, *about], sort_keys=True).encode()).hexdigest()[:16]
 
 def _row_groups(path):
-    "Consecutive row groups of about ten shards; for other files than parquet: the whole."
+    "Consecutive row groups of about two shards; for other files than parquet: the whole."
     if path.suffix != '.parquet': return [None]
     import pyarrow as pa, pyarrow.parquet as pq
     try: groups = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
-        return [None]                    # refused, with a sentence, when it is read
+    except (OSError, pa.ArrowException): return [None]                    # refused when it is read
     ends, rows = [0], 0
     for i in range(groups.num_row_groups):
         rows += groups.row_group(i).num_rows
-        if rows >= 10*SHARD or i + 1 == groups.num_row_groups: ends.append(i + 1); rows = 0
+        if rows >= 2*SHARD or i + 1 == groups.num_row_groups: ends.append(i + 1); rows = 0
     return list(zip(ends, ends[1:])) or [None]
 
 def _parts(source, place, rows):
@@ -141,7 +140,8 @@ def _on_ray(function, jobs, workers):
     except ImportError:
         raise ValueError('the engine ray needs the package ray; install it with: '
                          "pip install 'gte_nb[cluster]'") from None
-    if not ray.is_initialized(): ray.init(num_cpus=None if 'RAY_ADDRESS' in os.environ else workers)
+    if not ray.is_initialized():
+        ray.init(**({} if 'RAY_ADDRESS' in os.environ else dict(num_cpus=workers, include_dashboard=False)))
     function = ray.remote(function)
     try: yield from map(ray.get, [function.remote(job) for job in jobs])
     except ray.exceptions.RayTaskError as error: raise error.cause from None
@@ -157,7 +157,8 @@ def run_jobs(
     elif min(workers, len(jobs)) <= 1: yield from map(function, jobs)
     else:
         try:
-            with ProcessPoolExecutor(min(workers, len(jobs))) as pool:
+            # freeze: collecting garbage would write to the pages that a forked process shares with this one
+            with ProcessPoolExecutor(min(workers, len(jobs)), initializer=gc.freeze) as pool:
                 try: yield from pool.map(function, jobs)
                 except BaseException: pool.shutdown(cancel_futures=True); raise
         except BrokenProcessPool:
@@ -179,7 +180,7 @@ def _shards_counted(places, show):
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0030
 VALIDATION_ROWS = 1_000  # of a source, at most
-_BUCKET = 1 << 22        # rows that are compared at a time
+_BUCKET = 1 << 20        # rows that are compared at a time
 _REPEATED_ID, _COPY, _BEYOND_CAP = -1, -2, -3    # why a row is left out; 0 and up: its split
 
 def _column(file, name):
@@ -234,8 +235,8 @@ def _judge(place, files, states, source, validation):
     "Write the verdict of a source; returns it, mapped."
     if not files: return np.zeros(0, np.int8)
     aside, first = place/'.verdict.npy', 0
-    verdict = np.lib.format.open_memmap(aside, 'w+', np.int8, (sum(sum(state['shards']) for state in states),
-        ))
+    rows = sum(sum(state['shards']) for state in states)
+    verdict = np.lib.format.open_memmap(aside, 'w+', np.int8, (rows,))
     for file in files:
         splits = _column(file, 'split')
         verdict[first:first + len(splits)] = splits
@@ -249,16 +250,25 @@ def _judge(place, files, states, source, validation):
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0040
 def _digests(job):
-    """Of the rows of a shard that stay: the sum of their digests, and of the hashes of those to train on
-    with their places."""
-    shard, first = job
-    rows = shard.read(columns=['split', 'query', 'document', 'negatives', 'row_hash'])
+    """Of the rows of a shard that stay: the sum of their digests, that of the hashes of those to train on
+    with their places, and the rows for validation where they are few."""
+    import pyarrow.compute as pc
+    shard, first, columns, few = job
+    rows = shard.read(columns=list(dict.fromkeys([*columns, 'negatives', 'row_hash'])))
     texts = (rows[name].to_pylist() for name in ('split', 'query', 'document', 'negatives'))
     total = sum(_row_digest(split, query, document, *negatives or ())
         for split, query, document, negatives in zip(*texts))
-    hashes = shard.read('train', columns=['row_hash'])['row_hash'].to_numpy()
+    hashes = rows.filter(pc.equal(rows['split'], 'train'))['row_hash'].to_numpy()
     places = splitmix64(0, np.arange(first, first + len(hashes)))
-    return total, int((hashes * (places | np.uint64(1))).sum(dtype=np.uint64))
+    order = int((hashes * (places | np.uint64(1))).sum(dtype=np.uint64))
+    kept = rows.filter(pc.equal(rows['split'], 'validation')).select(columns) if few else None
+    return total, order, kept
+
+def _write_validation(place, tables):
+    "Rows for validation once more, in a file of their own: gauges need them, and not all shards."
+    import pyarrow as pa, pyarrow.parquet as pq
+    with written_aside(place/'validation.parquet') as aside:
+        pq.write_table(pa.concat_tables(tables), aside, compression='zstd')
 
 def _left_out(verdict, files, skipped):
     "Add the rows that the verdict leaves out to those that were skipped."
@@ -269,23 +279,26 @@ def _left_out(verdict, files, skipped):
         for file in files:
             if number < (size := len(_column(file, 'row'))): break
             number -= size
-        row = Shard(file, np.ones(size, np.int8)).read(columns=['query', 'document', 'name', 'package',
-            'row'])
-        query, document, name, package, place = row.slice(number, 1).to_pylist()[0].values()
+        names = ['query', 'document', 'name', 'package', 'row']
+        row = Shard(file, np.zeros(size, np.int8)).read(columns=names).slice(number, 1)
+        query, document, name, package, place = row.to_pylist()[0].values()
         value = dict(query=query, document=document, **(dict(id=name) if name else {}))
         skipped[fault] = dict(rows=len(rows), file=package, row=place, value=ascii(value)[:80])
 
+def _all_skipped(several):
+    "What was skipped in all of several files or sources: the first of each fault, and how many."
+    skipped: dict[str, dict] = {}
+    for fault, first in (pair for each in several for pair in each['skipped'].items()):
+        skipped.setdefault(fault, dict(first, rows=0))['rows'] += first['rows']
+    return skipped
+
 def _merged(states):
     "What was skipped, and what is to be noted, in all parts of a source."
-    skipped: dict[str, dict] = {}
-    for state in states:
-        for fault, first in state['skipped'].items():
-            skipped.setdefault(fault, dict(first, rows=0))['rows'] += first['rows']
     columns = {name: read_as for state in states for name, read_as in state['columns'].items()}
     notes = list(dict.fromkeys(note for state in states for note in state['notes'])) + unused_columns(columns)
     if several := sum(state['with_several'] for state in states):
         notes.append(f'rows with several negatives: {several:,}; all are kept, training uses the first')
-    return skipped, notes
+    return _all_skipped(states), notes
 
 def _finish(source, parts, states, validation, run):
     "Judge the rows of a source that has been read; returns what its manifest says."
@@ -304,14 +317,15 @@ def _finish(source, parts, states, validation, run):
                          f"{'; '.join(_skipped_rows(skipped)) or 'it has none'}")
     shards = [Shard(file, verdict[end - rows:end]) for file, rows, end in zip(files, sizes, np.cumsum(sizes))]
     train = np.cumsum([0, *(shard.count('train') for shard in shards)]).tolist()
-    totals, orders = zip(*run(_digests, list(zip(shards, train))))
     idle = ['negative'] * (not any(state['with_negative'] for state in states))
     idle += ['negatives'] * (not any(state['with_several'] for state in states))
     shown = [name for name in _schema().names if name not in idle and not name.endswith('_hash')]
+    few = counts['validation'] <= VALIDATION_ROWS
+    totals, orders, kept = zip(*run(_digests, [(*shard, shown, few) for shard in zip(shards, train)]))
+    if few: _write_validation(place, kept)
     return dict(rows={split: rows for split, rows in reversed(counts.items()) if rows}, columns=shown,
-        fingerprint=_fingerprint(sum(totals)), order=f'{sum(orders) % 2**64:016x}', skipped=skipped,
-        notes=notes,
-        shards=list(zip(names, sizes)))
+        shards=list(zip(names, sizes)), validation_apart=few, skipped=skipped, notes=notes,
+        fingerprint=_fingerprint(sum(totals)), order=f'{sum(orders) % 2**64:016x}')
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0050
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
@@ -356,26 +370,23 @@ def _prepare_sources(todo, validation, rows, run, show):
                     f'a file of source {source.name} has changed while it was read; run it again')
             with written_aside(place/'source.json') as aside:
                 aside.write_text(json.dumps(manifest, indent=1), encoding='utf-8')
-            kept = {name for name, _ in manifest['shards']} | {f'{part.key}.json' for part in those}
-            for file in place.glob('*-*.parquet'):
-                file.name in kept or file.unlink()    # of files that have changed
+            for name in {file.name for file in place.glob('*-*.parquet')} - {name
+                    for name, _ in manifest['shards']}:
+                (place/name).unlink()                     # of a file that has changed since
             found.append(manifest)
     return found
 
 def _manifest(sources, places, manifests, key):
     "What corpus.json says."
     of = {source.name: manifest for source, manifest in zip(sources, manifests)}
-    skipped: dict[str, dict] = {}
-    for manifest in manifests:
-        for fault, first in manifest['skipped'].items():
-            skipped.setdefault(fault, dict(first, rows=0))['rows'] += first['rows']
     several = len(sources) > 1
+    notes = [f'{name}: {note}' if several else note for name in of for note in of[name]['notes']]
+    by_source = ('order', 'rows', 'columns', 'shards', 'validation_apart')
     return dict(key=key, reader=READER, files=[path.name for source in sources for path in source.files],
-        skipped=skipped, notes=[f'{name}: {note}' if several else note for name in of
-        for note in of[name]['notes']],
+        skipped=_all_skipped(manifests), notes=notes,
         prefixes={source.name: [source.query_prefix, source.document_prefix] for source in sources},
         places=dict(zip(of, places)), fingerprints={name: of[name]['fingerprint'] for name in of},
-        **{about: {name: of[name][about] for name in of} for about in ('order', 'rows', 'columns', 'shards')})
+        **{about: {name: of[name][about] for name in of} for about in by_source})
 
 def _checked_sources(sources, validation, engine):
     "Refuse what cannot be prepared; returns the bytes of all files."
