@@ -16,7 +16,6 @@ from importlib import metadata
 from multiprocessing import current_process, get_start_method
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
 from zlib import crc32
 
 from fastcore.script import call_parse
@@ -32,9 +31,6 @@ from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text
 from ..documented import documented
 from ..utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
                           stopped)
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../../nbs/machinery/mining.ipynb #9a506f95
 def package_list(

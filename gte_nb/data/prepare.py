@@ -6,7 +6,7 @@
 __all__ = ['SHARD', 'VALIDATION_ROWS', 'run_jobs', 'prepare', 'gte_prepare']
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0003
-import gc, hashlib, json, os, shutil, threading
+import errno, gc, hashlib, json, os, shutil, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
@@ -226,7 +226,7 @@ def _mark_copies(files, verdict, cap, share):
         count += len(rows)
         tail = np.c_[tail, [pairs, rows.astype(np.uint64)]][:, -VALIDATION_ROWS - 1:]
     wanted = min(VALIDATION_ROWS, int(share * count))
-    if wanted:
+    if wanted > 1:                                                        # a gauge compares two rows
         pairs, rows = tail
         last = pairs > pairs[-wanted - 1]
         verdict[rows[last].astype(np.int64)] = SPLITS.index('validation')
@@ -414,6 +414,7 @@ def _locked(folder, places):
             locks.enter_context(FileLock(place.parent/f'.{place.name}.lock'))
     except OSError as e:
         locks.close()
+        if e.errno in (errno.EMFILE, errno.ENFILE): raise                 # the folder is not to blame
         raise ValueError(f'{folder} cannot be written ({e.strerror}); give another folder, or set '
                          'GTE_NB_CACHE') from None
     return locks
