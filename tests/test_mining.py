@@ -1,5 +1,5 @@
 "Mining: tiny packages with a dist-info, made here, instead of the installed ones."
-import base64, hashlib, importlib, json, os, signal, subprocess, sys, textwrap
+import base64, hashlib, importlib, os, signal, subprocess, sys, textwrap
 from importlib import metadata
 from pathlib import Path
 
