@@ -365,11 +365,11 @@ def test_bm25_and_a_model_on_own_rows(evaluated, tmp_path):
     assert 'choose k1' not in evaluated(['bm25'], corpus=[rows], tasks='my')
 
 def test_a_corpus_of_several_files(evaluated, tmp_path):
-    splits = ['test', 'train']*5, ['train', 'test', 'test']*4   # the second has other rows in test
+    splits = ['test', 'train']*5, ['train', 'test', 'test']*4   # each file is a source
     files = [str(rows_of(tmp_path/f'{name}.jsonl', part)) for name, part in zip(('one', 'two'), splits)]
-    evaluated(['bm25'], corpus=files, tasks='one')
-    held_out = {i for part in splits for i, split in enumerate(part) if split == 'test'}
-    assert set(pd.read_csv(tmp_path/'out'/'evaluation.csv')['n']) == {len(held_out)}
+    evaluated(['bm25'], corpus=files, tasks='one; two')
+    rows = pd.read_csv(tmp_path/'out'/'evaluation.csv')
+    assert rows.groupby('task')['n'].first().to_dict() == dict(one=5, two=8)
 
 def test_a_changed_folder_is_measured_again(evaluated, tmp_path):
     words = [f'word{i}' for i in range(20)]
@@ -387,7 +387,7 @@ def test_own_test_sets_need_no_corpus(evaluated, tmp_path):
 @pytest.mark.parametrize('how, says', [
     (dict(tasks='STSbenchmarc', corpus=['my.jsonl']), 'error: no task or suite is called'),
     (dict(benchmark='STSBenchmark'), 'error: bm25 gives no vectors'),
-    (dict(corpus=['nowhere.jsonl']), 'error: nowhere.jsonl'),
+    (dict(corpus=['nowhere.jsonl']), 'error: source nowhere: nowhere.jsonl does not exist'),
 ])
 def test_what_the_command_refuses(how, says, evaluated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gte_nb.evaluation import evaluate as kinds, scores, tasks
+from gte_nb.data import mining
+from gte_nb.evaluation import evaluate as kinds, tasks
 from gte_nb.evaluation.evaluate import BM25, STS, Retrieval, _scores, remembering
 from gte_nb.evaluation.own_tasks import read_task
 from gte_nb.evaluation.scores import gte_evaluate
@@ -219,7 +220,7 @@ def evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
     monkeypatch.delenv('GTE_NB_EVAL_DATA', raising=False)
     def no_corpus(paths): raise AssertionError('the corpus was opened')
-    monkeypatch.setattr(scores, 'open_corpus', no_corpus)
+    monkeypatch.setattr(mining, 'open_corpus', no_corpus)
     def command(**how):
         try: gte_evaluate(['bm25', 'all-MiniLM-L6-v2'], out=str(tmp_path/'out'), **how)
         except SystemExit: pass

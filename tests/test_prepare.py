@@ -161,7 +161,7 @@ def test_what_has_changed_is_read_again_and_nothing_else(tmp_path, source, monke
     read, real = [], module._write_shard
     monkeypatch.setattr(module, '_write_shard', lambda part,
         *more: read.append(part.path) or real(part, *more))
-    assert prepare([source], validation=0.01).manifest['rows'] == {'rows': dict(train=180, validation=1)}
+    assert prepare([source]).manifest['rows'] == {'rows': dict(train=181)}
     assert set(read) == {source.files[0]}
     other = Source('other', (lines(tmp_path/'c.jsonl', ROWS),))
     both = prepare([source, other])                                         # each source is found by itself
