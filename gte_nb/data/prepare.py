@@ -255,9 +255,10 @@ def _digests(job):
     import pyarrow.compute as pc
     shard, first, columns, few = job
     rows = shard.read(columns=list(dict.fromkeys([*columns, 'negatives', 'row_hash'])))
-    texts = (rows[name].to_pylist() for name in ('split', 'query', 'document', 'negatives'))
-    total = sum(_row_digest(split, query, document, *negatives or ())
-        for split, query, document, negatives in zip(*texts))
+    total, names = 0, ('split', 'query', 'document', 'negatives')
+    for batch in rows.select(names).to_batches(10_000):                   # a few texts at a time as objects
+        total += sum(_row_digest(split, query, document, *negatives or ()) for split, query, document,
+            negatives in zip(*(column.to_pylist() for column in batch.columns)))
     hashes = rows.filter(pc.equal(rows['split'], 'train'))['row_hash'].to_numpy()
     places = splitmix64(0, np.arange(first, first + len(hashes)))
     order = int((hashes * (places | np.uint64(1))).sum(dtype=np.uint64))

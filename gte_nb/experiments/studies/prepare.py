@@ -70,7 +70,7 @@ def first_batch(
         return cpu_seconds(), perf_counter()
     embedder = Embedder.load()
     whole = start = done('imported')
-    corpus = prepare([Source('rows', (Path(file),))], folder)
+    corpus = prepare([Source('rows', (Path(file),))], folder, workers=2)   # at each size as many
     start = done('read', start)
     tables = [column_table(embedder, corpus, 'rows', column, TOKENS) for column in ('query', 'document')]
     start = done('tokenised', start)
