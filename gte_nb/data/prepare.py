@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -187,33 +187,50 @@ def _column(file, name):
     import pyarrow.parquet as pq
     with pq.ParquetFile(file) as shard: return shard.read([name], use_threads=False)[name].to_numpy()
 
-def _in_buckets(files, rows, *names):
-    """The hashes in the first of some columns, those in the others, and the numbers of their rows; the
-    smallest first."""
-    bits = max(0, (rows // _BUCKET).bit_length())
-    for bucket in range(1 << bits):
-        found, first = [], 0
-        for file in files:
-            columns = [_column(file, name) for name in names]
-            here = columns[0] > 0                                         # 0: there is nothing
-            if bits: here &= columns[0] >> np.uint64(64 - bits) == bucket
-            here = np.flatnonzero(here)
-            found.append([column[here] for column in columns] + [first + here])
-            first += len(columns[0])
-        yield [np.concatenate(arrays) for arrays in zip(*found)]
+def _bucket_of(hashes, bits):
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(hashes), np.int64)
 
-def _mark_repeated_ids(files, verdict):
+def _spread(files, aside, bits, names):
+    """(columns and numbers of rows, all) hashes, sorted by the bucket of the first column; where each bucket
+    ends. Every column is read twice at most, however many buckets there are."""
+    ends = sum(np.bincount(_bucket_of(_column(file, names[0]), bits), minlength=1 << bits)
+        for file in files).cumsum()
+    shape = len(names) + 1, int(ends[-1])
+    spread = np.lib.format.open_memmap(aside, 'w+', np.uint64, shape) if bits else np.empty(shape, np.uint64)
+    free, first = np.r_[0, ends[:-1]], 0                                  # the next free place of each bucket
+    for file in files:
+        columns = [_column(file, name) for name in names]
+        columns.append(np.arange(first, first + len(columns[0]), dtype=np.uint64))
+        bucket = _bucket_of(columns[0], bits)
+        order, counts = np.argsort(bucket, kind='stable'), np.bincount(bucket, minlength=1 << bits)
+        places = np.arange(len(order)) + np.repeat(free - (counts.cumsum() - counts), counts)
+        for row, column in zip(spread, columns): row[places] = column[order]
+        free, first = free + counts, first + len(order)
+    return spread, ends
+
+def _in_buckets(files, rows, aside, *names):
+    """The hashes in the first of some columns, those in the others, and the numbers of their rows; the
+    smallest first. `aside` is a file that is there meanwhile."""
+    spread, ends = _spread(files, aside, (rows // _BUCKET).bit_length(), names)
+    for start, end in pairwise([0, *ends]):
+        *columns, numbers = np.array(spread[:, start:end])
+        there = columns[0] > 0                                            # 0: there is nothing
+        yield [column[there] for column in columns] + [numbers[there].astype(np.int64)]
+    del spread
+    aside.unlink(missing_ok=True)
+
+def _mark_repeated_ids(files, verdict, aside):
     "Of the rows of one id only the first stays."
-    for ids, rows in _in_buckets(files, len(verdict), 'id_hash'):
+    for ids, rows in _in_buckets(files, len(verdict), aside, 'id_hash'):
         order = np.argsort(ids, kind='stable')
         verdict[rows[order[1:]][ids[order[1:]] == ids[order[:-1]]]] = _REPEATED_ID
 
-def _mark_copies(files, verdict, cap, share):
+def _mark_copies(files, verdict, aside, cap, share):
     """Of equal rows one stays, in the split that comes first in SPLITS. Of those to train on, the `cap`
     with the smallest hashes stay, and those with the largest go to validation, all rows of a pair
     together."""
     train, count, tail = SPLITS.index('train'), 0, np.zeros((2, 0), np.uint64)
-    for pairs, whole, rows in _in_buckets(files, len(verdict), 'pair_hash', 'row_hash'):
+    for pairs, whole, rows in _in_buckets(files, len(verdict), aside, 'pair_hash', 'row_hash'):
         splits = verdict[rows]
         pairs, whole, rows, splits = (array[splits >= 0] for array in (pairs, whole, rows, splits))
         order = np.lexsort((rows, splits, whole, pairs))
@@ -241,9 +258,9 @@ def _judge(place, files, states, source, validation):
         splits = _column(file, 'split')
         verdict[first:first + len(splits)] = splits
         first += len(splits)
-    if any(state['ids'] for state in states): _mark_repeated_ids(files, verdict)
+    if any(state['ids'] for state in states): _mark_repeated_ids(files, verdict, place/'.buckets.npy')
     named = any(state['splits'] for state in states)
-    _mark_copies(files, verdict, source.cap, 0 if named else validation)
+    _mark_copies(files, verdict, place/'.buckets.npy', source.cap, 0 if named else validation)
     verdict.flush()
     os.replace(aside, place/'verdict.npy')
     return np.load(place/'verdict.npy', mmap_mode='r')
@@ -298,7 +315,7 @@ def _merged(states):
     columns = {name: read_as for state in states for name, read_as in state['columns'].items()}
     notes = list(dict.fromkeys(note for state in states for note in state['notes'])) + unused_columns(columns)
     if several := sum(state['with_several'] for state in states):
-        notes.append(f'rows with several negatives: {several:,}; all are kept, training uses the first')
+        notes.append(f'rows with several negatives: {several:,}; training uses all of them')
     return _all_skipped(states), notes
 
 def _finish(source, parts, states, validation, run):

@@ -191,8 +191,8 @@ def large_from_results(): # IPython.display.Markdown
     from IPython.display import Markdown
     rows = recorded_rows('negatives_large')
     values = rows.set_index(['arm', 'metric', 'seed', 'step'])['value'].sort_index()
-    (queries, documents), lines = SIZES['race'], ['| measured | gte_nb | sentence-transformers |',
-        '|---|---|---|']
+    (queries, documents), said = SIZES['race'], list[str]()
+    lines = ['| measured | gte_nb | sentence-transformers |', '|---|---|---|']
     if 'race' in set(rows['arm']):
         of = {name: values['race', f'{name}, CPU seconds'] for name in ('gte_nb', 'sentence-transformers')}
         ours, theirs = of.values()
@@ -202,11 +202,19 @@ def large_from_results(): # IPython.display.Markdown
         lines += [f'| {queries:,} queries, {documents:,} documents: CPU seconds, median | '
                   f'{ours.median():.1f} | {theirs.median():.1f}, {ratio.median():.2f} times ours '
                   f'[{ratio.iloc[0]:.2f}, {ratio.iloc[-1]:.2f}] |',
-                  '| negatives; of these the same in both: {:,.0f} | {:,.0f} | {:,.0f} |'.format(*counts)]
+                  '| negatives ({:,.0f} of them the same in both) | {:,.0f} | {:,.0f} |'.format(*counts)]
+        share = (ours/theirs).median()
+        said.append(f"Predicted were the same negatives ({'right' if len({*counts}) == 1 else 'wrong'}) and "
+                    f"at most two thirds of the peer's processor time ({share:.3f} of it in the median: "
+                    f"{'right' if share <= 2/3 else 'wrong'}).")
     if 'memory' in set(rows['arm']):
         queries, documents = SIZES['memory']
         one = values['memory'].groupby('metric').max()
         lines += [f"| {queries:,} queries, {documents:,} documents: MiB beyond the vectors "
                   f"({one['MiB of the vectors']:,.0f} MiB) | {one['MiB beyond the vectors']:,.0f} | – |",
                   f"| the same: CPU seconds | {one['CPU seconds']:,.0f} | – |"]
-    return Markdown('\n'.join(lines))
+        beyond = one['MiB beyond the vectors']/1024
+        said.append(f"Predicted were less than 3 GiB beyond the vectors ({beyond:.1f}: "
+                    f"{'right' if beyond < 3 else 'wrong'}).")
+    else: lines.append('| MiB beyond the vectors: not recorded yet | – | – |')
+    return Markdown('\n'.join([*lines, '', *said]))
