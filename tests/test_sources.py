@@ -154,6 +154,7 @@ def test_a_hub_that_does_not_answer(place, monkeypatch):
     '[a]\ndataset = "sails"': 'sails is no folder that datasets saved to disk',
     '[a]\ncorpus = "nowhere"\nsource = "b"': 'nowhere holds no corpus',
     '[a]\ncorpus = "own"': 'a corpus holds several sources; say which',
+    '[a]\ncorpus = "own"\nsource = "nix"': "own corpus has no source 'nix'; it has docstring_code",
     '[a]\nfiles = "files.jsonl"\n[a]\nfiles = "files.jsonl"': 'line 3: a second source is called a',
     '["a/b"]\nfiles = "files.jsonl"': 'source a/b: its name may hold letters',
     'files = "files.jsonl"': r'above the first source: files belongs to a source; write its \[name\]',
@@ -173,11 +174,13 @@ def test_refused(place, text, sentence):
 
 @pytest.mark.parametrize('what, sentence', [
     ('nowhere.toml', 'nowhere.toml does not exist'), ({}, 'the dict names no source'),
-    (['files.jsonl', 'sails'], 'sails is a folder, but no data set that datasets saved'),
+    (['files.jsonl', 'sails'], 'sails/0.parquet has the columns title, body, notes'),
+    (['files.jsonl', 'empty'], 'empty is a folder, but no data set that datasets saved'),
     (['files.jsonl', 'sources.toml'], 'sources.toml is a whole corpus and cannot be joined with 1 other'),
     (['files.jsonl', 'old/files.csv'], 'files.jsonl and old/files.csv would both be the source files; '
                                        'rename one')])
 def test_refused_otherwise(place, what, sentence):
+    (place/'empty').mkdir()
     with pytest.raises(ValueError, match=sentence): open_corpus(what)
 
 def test_a_corpus_of_files_is_no_mined_one(place):
@@ -220,6 +223,7 @@ def test_one_file_trains_both_stages(place):
     assert first['sources'] == ['files', 'sails'] and 'negatives' not in first
     more = ('--corpus', 'sources.toml', '--sources', 'files', '--init', 'run', '--out', 'second')
     said = done(finetune([*TINY, *more, '--negatives', 'mined', '--gauge_every', 3]))
+    assert 'it may have seen rows' not in said                              # the same corpus
     assert ('ailure signature 2' in said and '9 validation rows of sails: not trained on, a gauge measures'
         in said)
     assert 'the negatives of files (' in said and 'are mined: documents of other rows' in said

@@ -25,7 +25,7 @@ from .cleaning import RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, installed_version,
                                       python_files, readme_rows, see_also_rows)
 from .corpus import Corpus, fingerprint
-from .sources import Sources
+from .sources import Sources, rows_in
 from .text import LONE_SURROGATE, SPLITS
 from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
 from ..documented import documented
@@ -391,8 +391,8 @@ def open_corpus(
     if path.suffix == '.toml':
         if quoting == 'csv': return Sources.open(path, validation).corpus()
         raise ValueError(f"quoting stands beside a source's files in {path}; write it there")
-    rows = len(paths) > 1 or not path.is_dir() or any(path.glob('dataset_*.json'))   # as datasets saves them
-    if rows: return Sources.from_paths(paths, quoting, validation or 0).corpus()
+    if len(paths) > 1 or rows_in(path) and not (path/'corpus.json').exists():
+        return Sources.from_paths(paths, quoting, validation or 0).corpus()
     corpus = _with_own_splits(Corpus(path), validation)
     corpus.report()
     return corpus

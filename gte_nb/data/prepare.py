@@ -44,7 +44,8 @@ class _Part:
 def _state_of(path):
     "What tells whether a file, or a saved data set, has changed: names, sizes, times."
     states = ((file, file.stat()) for file in files_of(path))
-    return [[str(file.absolute()), stat.st_size, stat.st_mtime_ns] for file, stat in states]
+    # the time of the last change of a file cannot be set, as that of its content can (cp -p, rsync -t)
+    return [[str(file.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for file, stat in states]
 
 def _key(*about):
     "Sixteen digits that name something by what it depends on."
@@ -421,7 +422,7 @@ def _checked_sources(sources, validation, engine):
         for path in source.files:
             if source.files.count(path) > 1:
                 raise ValueError(f'source {source.name} names {path} twice; once will do')
-    return sum(size for source in sources for path in source.files for _, size, _ in _state_of(path))
+    return sum(size for source in sources for path in source.files for _, size, *_ in _state_of(path))
 
 def _locked(folder, places):
     "Hold the folders; raises ValueError when nothing can be written there, or when something else is there."
@@ -459,6 +460,7 @@ def prepare(
 
     Rows that cannot be trained on, and copies within a source, are left out, and reported at every call.
     Raises `ValueError` for what cannot be read, as `from_files` does."""
+    if workers is not None and workers < 1: raise ValueError(f'workers is {workers}; give 1 or more')
     size = _checked_sources(sources, validation, engine)
     keys = [_key(asdict(source) | dict(files=[str(path.absolute()) for path in source.files]), validation)
         for source in sources]

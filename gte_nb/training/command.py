@@ -71,7 +71,12 @@ def _watched(corpus, recipe, words):
         except ValueError:
             if not own: raise
             del expects[source]                                           # a few rows that are all alike
-    return gauges, expects, held_back(corpus, recipe, gauges) if own else []
+    held = held_back(corpus, recipe, gauges) if own else []
+    before = finished_run(words.init) if words.init else None
+    if held and gauges and before and before['about'].get('corpus') not in (None, corpus.fingerprint):
+        held.append(f'{words.init} was trained on a corpus that differs from this one: it may have seen rows '
+                    'that gauges measure by here')
+    return gauges, expects, held
 
 # %% ../../nbs/machinery/command.ipynb #8c4a5e1d
 HOW = dict(memory=(float, 'GiB that the graphs of a step may take; default: 2, or half of a GPU'),

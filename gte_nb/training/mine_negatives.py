@@ -237,7 +237,7 @@ def _or_none(kind):
 
 def _parser():
     parser = ArgumentParser(description='Mine hard negatives for your own pairs.', allow_abbrev=False,
-        epilog='Stop it whenever you like: the same command goes on with what is done.')
+        epilog='Stop it whenever you like: until --out is there, the same command goes on with what is done.')
     parser.add_argument('pairs', nargs='+', type=Path, help='files of rows with query and document, or '
         'anchor and positive: .jsonl, .json, .csv, .tsv (also .gz), .parquet; negatives that they have '
         'already are not used')

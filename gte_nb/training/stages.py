@@ -74,7 +74,7 @@ def _negatives_said(corpus, recipe, negatives):
         'module where rows name one; --negatives mined finds hard ones, and mine_hard_negatives makes a '
         'column of them')
     if recipe.negatives == 'mined' and negatives:
-        mined = [f'{source} ({sum(not row for row in rows):,} of {len(rows):,} rows have none)'
+        mined = [f'{source} ({sum(map(bool, rows)):,} of {len(rows):,} rows get some)'
             for (source, kind), rows in zip(kinds.items(), negatives) if kind == 'mined']
         if mined: sentences.append(f"the negatives of {', '.join(mined)} are mined: documents of other rows "
             'that the model at the start of this stage takes for near')
