@@ -2,7 +2,7 @@
 
 Prints a line for each, and last `N passed, N failed[, N skipped]`. Words behind the command pick checks:
 `python tests/run.py losses wheel` runs those whose names hold one of them."""
-import configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile, time, venv
+import compileall, configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile, time, venv
 import zipfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -237,6 +237,8 @@ def main(*wanted):
     # who is killed leaves semaphores to the tracker, which would say so below the last line
     os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
     FORKS.set_forkserver_preload(IMPORTED)
+    # once, instead of in each process, where PYTHONDONTWRITEBYTECODE is set, as in many containers
+    compileall.compile_dir(ROOT/LIB, quiet=1)
     chapters = [(str(path.with_suffix("")), check_notebook, ROOT/NBS/path) for path in notebooks()]
     cases = [(f"tests/{path.stem}", check_cases, path) for path in sorted((ROOT/"tests").glob("test_*.py"))]
     checks = [("export: the modules match the notebooks", check_export, None),
