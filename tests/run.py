@@ -2,8 +2,8 @@
 
 Prints a line for each, and last `N passed, N failed[, N skipped]`. Words behind the command pick checks:
 `python tests/run.py losses wheel` runs those whose names hold one of them."""
-import compileall, configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile, time, venv
-import zipfile
+import compileall, configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
+import time, venv, zipfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
