@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar',
-           'new_figure', 'written_aside', 'kept', 'read_json', 'report_unread', 'complain', 'writing', 'os_errors_said',
-           'stopped']
+           'new_figure', 'written_aside', 'kept', 'read_json', 'cores', 'report_unread', 'complain', 'writing',
+           'os_errors_said', 'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
@@ -116,6 +116,10 @@ def read_json(
     try: return dict(json.loads(file.read_text(encoding='utf-8')))
     except (ValueError, TypeError) as error:
         raise ValueError(f'{file} is damaged ({error}): copy it again') from None
+
+def cores() -> int: # at least 1
+    "The processor cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def report_unread(
     refused: list[str], # a sentence for each file

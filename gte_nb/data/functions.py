@@ -18,7 +18,7 @@ from .code_sources import (_DEFINITION, _LISTS, _SIMPLE, _docstring, _editable_f
     installed_version, python_files, read_python)
 from .text import LONE_SURROGATE, squeeze
 from ..documented import documented
-from ..utils import cache_folder, progress_bar, written_aside
+from ..utils import cache_folder, cores, progress_bar, written_aside
 
 # %% ../../nbs/machinery/functions.ipynb #b9e54609
 _PUBLIC = re.compile(r'^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+(?!_)', re.M)
@@ -100,16 +100,6 @@ def _read_files(package, files):
     return [row for row in functions
             if not any(not text.isascii() and LONE_SURROGATE.search(text) for text in row.values())], refused
 
-def _chunks(files, size=2_000_000):
-    "Files in chunks of about `size` bytes."
-    chunk, total = [], 0
-    for path, module in files:
-        chunk.append((path, module)); total += path.stat().st_size
-        if total > size:
-            yield chunk
-            chunk, total = [], 0
-    if chunk: yield chunk
-
 def package_names(
     packages: str|None = None, # separated by commas; None: every installed package, and Python
 ) -> list[str]: # sorted
@@ -148,13 +138,12 @@ def json_lines(
 
 def _read_packages(missing, kept, found, patience):
     "Read packages, smallest first, into `kept` files and `found`; yields once when patience ends."
-    from gte_nb.data.mining import _processes
+    from gte_nb.data.mining import _chunks, _processes
     jobs = {package: list(_chunks([(path, module) for path, module, is_test in python_files(package)
-        if not is_test])) for package in missing}
+        if not is_test], 2_000_000)) for package in missing}
     total, until = sum(len(chunk) for chunks in jobs.values()
         for chunk in chunks), time.monotonic() + patience
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    with _processes(min(cores, 8)) as pool, progress_bar(total, 'reading functions', 'file') as bar:
+    with _processes(min(cores(), 8)) as pool, progress_bar(total, 'reading functions', 'file') as bar:
         parts = {package: [pool.submit(_read_files, package, chunk) for chunk in jobs[package]]
                  for package in sorted(missing, key=lambda package: (package != 'python',
                  len(jobs[package])))}

@@ -25,7 +25,7 @@ from .permutation import splitmix64
 from .shards import Shard
 from .text import SPLITS
 from ..documented import documented
-from ..utils import cache_folder, complain, os_errors_said, progress_bar, stopped, written_aside
+from ..utils import cache_folder, complain, cores, os_errors_said, progress_bar, stopped, written_aside
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0010
 SHARD = 100_000          # rows of a shard: some seconds of reading, which is what a kill can lose
@@ -347,8 +347,6 @@ def _finish(source, parts, states, validation, run):
         fingerprint=_fingerprint(sum(totals)), order=f'{sum(orders) % 2**64:016x}')
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0050
-def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
 def _content(path):
     "A hash of a file, or of all files of a saved data set."
     digest = hashlib.sha256()
@@ -468,7 +466,7 @@ def prepare(
     places = [cache/f'{source.name}-{key}' for source, key in zip(sources, keys)]
     if folder: places = [Path(folder)/source.name for source in sources]
     folder, large = Path(folder or cache/key), size > 30_000_000
-    workers = workers or (_cores() if large else 1)
+    workers = workers or (cores() if large else 1)
     def run(function, jobs): return run_jobs(function, jobs, workers, engine)
     with _locked(folder, places):
         _refuse_other_things(folder, places)
