@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar',
-           'new_figure', 'written_aside', 'kept', 'read_json', 'cores', 'report_unread', 'complain', 'writing',
-           'os_errors_said', 'stopped']
+           'new_figure', 'interactive', 'written_aside', 'kept', 'read_json', 'cores', 'report_unread', 'complain',
+           'writing', 'os_errors_said', 'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
@@ -85,6 +85,18 @@ def new_figure(
         return out.getvalue()
     figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython asks for it
     return figure
+
+def interactive(
+    draw: Callable[..., Any], # draws one picture from named values; its defaults give the picture of the page
+    **choices: Any, # for each name what ipywidgets.interact takes: (low, high, step), a list, True or False
+):
+    """Draw anew whenever a slider moves, in a notebook that somebody works in; elsewhere (tests, saved
+    notebooks: TQDM_DISABLE=1) once, with the defaults."""
+    try: from ipywidgets import interact
+    except ImportError: interact = None
+    if interact and 'ipykernel' in sys.modules and not os.environ.get('TQDM_DISABLE'):
+        interact(draw, **choices)
+    else: draw()
 
 @contextmanager
 def written_aside(

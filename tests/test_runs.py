@@ -355,7 +355,7 @@ ZERO = (0., 0.)
         'has risen after 10 steps, by +0.030 [+0.020, +0.040]'),
     ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]),
         '1 of 2 tasks of stage 1 have fallen: a by -0.050'),
-    ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]), 'See nbs/book/06a_gauges.ipynb.'),
+    ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]), 'See nbs/book/06_gauges.ipynb.'),
     ('stays', dict(a=[ZERO, (-0.01, 0.02)]), 'No failure signature 2'),
     ('rises', dict(a=[ZERO]), 'No verdict yet'),
     ('learns', dict(a=[ZERO, (-0.05, 0.02)]), 'has fallen'),
