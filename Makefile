@@ -115,9 +115,12 @@ $(SITE_STAMP): site/requirements.txt
 	@$(SITE_VENV)/bin/python -c 'import hashlib, sys; found = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(); sys.exit(found != sys.argv[2] and f"error: {sys.argv[1]} is not the file that was tested: delete it and try again")' $(SITE_VENV)/static/mathjax.js $(MATHJAX_SHA256)
 	@touch $@
 
+# ONLY=book leaves out the rest, and does not check the links that lead there
+SITE_BUILD ?= build/site
 site: $(SITE_STAMP) ## build book, machinery, experiments and API reference as a web site in _site/
-	@rm -rf build/site && mkdir -p build && cp -Rp nbs build/site
-	@$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --jobs 2 --conf-dir site --doctree-dir build/site-doctrees build/site $(SITE)
+	@rm -rf $(SITE_BUILD)/pages && mkdir -p $(SITE_BUILD)/pages
+	@cp -Rp $(if $(ONLY),nbs/$(ONLY) nbs/images nbs/*.ipynb,nbs/.) CONTRIBUTING.md $(SITE_BUILD)/pages
+	@$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --jobs 2 $(if $(ONLY),--tag part) --conf-dir site --doctree-dir $(SITE_BUILD)/doctrees $(SITE_BUILD)/pages $(SITE)
 	@echo "open $(SITE)/index.html in a browser"
 
 clean: ## remove build products (your runs stay in data/runs, the corpus in data/cache)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 project = author = 'gte_nb'
 html_title = 'gte_nb: the GTE paper as a book that runs'
 # myst-nb keeps pictures of outputs beside the site, for which it has no setting
-myst_nb.sphinx_ext.OUTPUT_FOLDER = str(ROOT/'build/site-outputs')
-extensions = ['myst_nb', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax', 'autoapi.extension']
+myst_nb.sphinx_ext.OUTPUT_FOLDER = str(ROOT/'build/site/outputs')
+extensions = ['myst_nb', 'sphinx.ext.mathjax', 'autoapi.extension']
 exclude_patterns = ['**/.ipynb_checkpoints', '**/_*', '**/.*']
 default_role = 'code'                      # `name` in docstrings
 html_theme = 'sphinx_book_theme'
@@ -21,8 +21,8 @@ html_theme = 'sphinx_book_theme'
 html_static_path = ['_static', str(Path(sys.prefix)/'static')]
 html_css_files = ['site.css']
 html_copy_source = html_show_sourcelink = False
-html_theme_options = dict(show_toc_level=2, navigation_depth=2, use_download_button=False, use_fullscreen_button=False,
-                          home_page_in_toc=True, navigation_with_keys=False)
+html_theme_options = dict(show_toc_level=2, max_navbar_depth=1, home_page_in_toc=True, navbar_persistent=[],
+                          use_download_button=False, use_fullscreen_button=False)
 pygments_style = 'a11y-high-contrast-light'
 
 nb_execution_mode = 'off'
@@ -50,23 +50,28 @@ suppress_warnings = [
     'misc.highlighting_failure',           # shell or output, shown as code of Python
 ]
 
-# book pages in the order of their names; titles are those of the pages
-CONTENTS = [('The book', 'book/[0-9]*'), ('', 'book/glossary'), ('', 'commands'), ('Machinery', 'machinery/*'),
-            ('Experiments', 'experiments/*')]
+if tags.has('part'):                       # make site ONLY=book  # noqa: F821
+    extensions.remove('autoapi.extension')
+    suppress_warnings.append('myst.xref_missing')
+
+CONTENTS = {'The book': ['book/[0-9]*', 'book/glossary', 'commands'], 'Machinery': ['machinery/*'],
+            'Experiments': ['experiments/*']}
 HIDDEN = re.compile(r'#\| *hide\b|(#\|.*\n)*documented\(globals\(\)\)')
 ANCHOR = re.compile(r'(?<=\]\()([^)#\s]*)#([^)\s]+)(?=\))')      # [text](page.ipynb#A-heading)
 DIRECTIVE = re.compile(r'^#\|.*\n?', re.M)
 
 def toctree(folder):
-    "The list of all pages, appended to the first."
-    parts = []
-    for caption, pattern in CONTENTS:
-        pages = sorted(path.relative_to(folder).with_suffix('') for path in folder.glob(pattern + '.ipynb'))
-        if caption or not parts: parts.append((caption, []))
-        parts[-1][1].extend(map(str, pages))
-    parts.append(('Reference', ['api/gte_nb/index']))
-    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *pages, '```'])
-                       for caption, pages in parts)
+    "The list of all pages, appended to the first; without their headings, which would be copied into every page."
+    def entry(path):
+        page, number = path.relative_to(folder).with_suffix(''), path.name[:2]
+        title = re.search(r'"# (.+?)(\\n)?"', path.read_text(encoding='utf-8'))[1]
+        return f'{number} {title} <{page}>' if number.isdigit() else str(page)
+    def pages(patterns):
+        return [entry(path) for pattern in patterns for path in sorted(folder.glob(pattern + '.ipynb'))]
+    parts = {caption: pages(patterns) for caption, patterns in CONTENTS.items()}
+    parts['Reference'] = ['api/gte_nb/index']*('autoapi.extension' in extensions) + ['CONTRIBUTING']
+    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', ':maxdepth: 1', '',
+                                   *entries, '```']) for caption, entries in parts.items() if entries)
 
 def anchor(link):
     "JupyterLab names a heading by its words; MyST, as GitHub does, by these in lower case without punctuation."
@@ -74,7 +79,9 @@ def anchor(link):
 
 def show_notebook(app, docname, source):
     "A notebook without what belongs to nbdev; cells that JupyterLab folds can be opened."
-    if not Path(app.env.doc2path(docname)).suffix == '.ipynb': return
+    if docname == 'CONTRIBUTING':              # lies beside nbs/, and names files that are no pages
+        source[0] = re.sub(r'\[([^]]+)\]\((?!http|nbs/)[^)]+\)', r'`\1`', source[0]).replace('](nbs/', '](')
+    if Path(app.env.doc2path(docname)).suffix != '.ipynb': return
     notebook = json.loads(source[0])
     cells = []
     for cell in notebook['cells']:
@@ -85,7 +92,8 @@ def show_notebook(app, docname, source):
             if not text.strip(): continue
             folded = cell['metadata'].get('jupyter', {}).get('source_hidden')
             cell['metadata']['tags'] = ['hide-input'] if folded else []
-        elif cell['cell_type'] == 'markdown': text = ANCHOR.sub(anchor, text)
+        elif cell['cell_type'] == 'markdown':
+            text = ANCHOR.sub(anchor, text).replace('](../CONTRIBUTING.md)', '](CONTRIBUTING.md)')
         cells.append(dict(cell, source=text))
     if docname == 'index':
         cells.append(dict(cell_type='markdown', id='contents', metadata={}, source=toctree(Path(app.srcdir))))
@@ -112,10 +120,25 @@ def annotations(function):
         function.args = function.args.replace(annotation, kind, 1)
     return params
 
+def marked(text):
+    "What a docstring holds, in the markup that Sphinx expects: formulas, code on one line, nothing else special."
+    def markup(match):
+        code, formula, special = match.groups()
+        if code: return ' '.join(code.split())
+        return f':math:`{formula}`' if formula else '\\' + special
+    return re.sub(r'(`[^`]+`)|\$([^$\n]+)\$|([\\*|_])', markup, text)
+
+def fields(parameters, returned):
+    "Sphinx's fields for what `documented` writes: `name (type): comment`, and `type: comment` of what is returned."
+    for line in parameters.splitlines()[1:]:
+        name, comment = re.match(r' *\**(\w+)(?: \(.*?\))?(?:: (.*))?$', line).groups()
+        yield f':param {name}: {marked(comment or "")}'
+    if returned: yield f':returns: {marked(returned.splitlines()[1].strip())}'
+
 def describe(app, what, name, thing, skip, options):
     "Docstring and comments as `help()` shows them, in the markup that Sphinx expects of docstrings."
     if '._' in name or getattr(thing, 'described', False): return
-    thing.described, sections, words = True, [], name.split('.')
+    thing.described, sections, words = True, ('', ''), name.split('.')
     files = [ROOT.joinpath(*words[:count]).with_suffix('.py') for count in range(2, len(words))]
     file = next(filter(Path.is_file, files), None)
     here = file and not (thing.inherited or thing.imported)
@@ -123,13 +146,8 @@ def describe(app, what, name, thing, skip, options):
         code = SimpleNamespace(co_firstlineno=thing.obj['from_line_no'])
         function = SimpleNamespace(__code__=code, __annotations__=annotations(thing))
         sections = documented._of_function(function, file.read_text(encoding='utf-8').split('\n'))
-    text = '\n\n'.join(filter(None, [thing.docstring.strip(), *sections]))
-    def markup(match):
-        code, formula, special = match.groups()
-        if code: return ' '.join(code.split())
-        return f':math:`{formula}`' if formula else '\\' + special
-    thing.docstring = re.sub(r'(`[^`]+`)|\$([^$\n]+)\$|([\\*|_])', markup, text)
+    thing.docstring = '\n\n'.join([marked(thing.docstring.strip()), '\n'.join(fields(*sections))])
 
 def setup(app):
     app.connect('source-read', show_notebook)
-    app.connect('autoapi-skip-member', describe)
+    if 'autoapi.extension' in extensions: app.connect('autoapi-skip-member', describe)
