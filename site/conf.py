@@ -1,4 +1,4 @@
-"""How `make site` builds the site with Sphinx, from a copy of nbs/, where the reference's pages are put as well.
+"""How `make site` builds the site with Sphinx, from a copy of nbs/ with the pages of the reference added.
 
 Nothing is executed: notebooks are shown as they are saved. No page needs another server."""
 import ast, importlib.util, json, re, sys
@@ -61,7 +61,7 @@ ANCHOR = re.compile(r'(?<=\]\()([^)#\s]*)#([^)\s]+)(?=\))')      # [text](page.i
 DIRECTIVE = re.compile(r'^#\|.*\n?', re.M)
 
 def toctree(folder):
-    "The list of all pages, appended to the first; without their headings, which would be copied into every page."
+    "The list of all pages, appended to the first; headings, which would be copied into every page, left out."
     def entry(path):
         page, number = path.relative_to(folder).with_suffix(''), path.name[:2]
         title = re.search(r'"# (.+?)(\\n)?"', path.read_text(encoding='utf-8'))[1]
@@ -74,7 +74,7 @@ def toctree(folder):
                                    *entries, '```']) for caption, entries in parts.items() if entries)
 
 def anchor(link):
-    "JupyterLab names a heading by its words; MyST, as GitHub does, by these in lower case without punctuation."
+    "JupyterLab names a heading by its words; MyST, as GitHub does, by these in lower case."
     return link[1] + '#' + re.sub(r'[^\w-]', '', link[2].lower())
 
 def show_notebook(app, docname, source):
@@ -109,7 +109,7 @@ def comments_beside(path):
 documented = comments_beside(ROOT/'gte_nb/documented.py')
 
 def annotations(function):
-    "What the commands say of their options, `Param(help, type)`, which is shortened to its type in the signature."
+    "What the commands say of their options, `Param(help, type)`; the signature keeps the type alone."
     params = {}
     for number, (prefix, name, annotation, default) in enumerate(function.obj['args']):
         if not (annotation or '').startswith('Param('): continue
@@ -121,7 +121,7 @@ def annotations(function):
     return params
 
 def marked(text):
-    "What a docstring holds, in the markup that Sphinx expects: formulas, code on one line, nothing else special."
+    "A docstring in the markup that Sphinx expects: formulas, code on one line, nothing else special."
     def markup(match):
         code, formula, special = match.groups()
         if code: return ' '.join(code.split())
@@ -129,7 +129,7 @@ def marked(text):
     return re.sub(r'(`[^`]+`)|\$([^$\n]+)\$|([\\*|_])', markup, text)
 
 def fields(parameters, returned):
-    "Sphinx's fields for what `documented` writes: `name (type): comment`, and `type: comment` of what is returned."
+    "Sphinx's fields for what `documented` writes: `name (type): comment`; `type: comment` of what is returned."
     for line in parameters.splitlines()[1:]:
         name, comment = re.match(r' *\**(\w+)(?: \(.*?\))?(?:: (.*))?$', line).groups()
         yield f':param {name}: {marked(comment or "")}'

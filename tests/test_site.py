@@ -40,7 +40,7 @@ def page(site, tmp_path_factory):
 @pytest.mark.parametrize('address, there', [
     ('index.html', ['_images/method.svg', 'href="book/00_one_page.html"', 'Five findings']),
     ('book/03_losses.html', ['<mjx-container', 'src="../_images/', 'href="04_batches.html"']),
-    ('search.html?q=temperature', ['href="book/03_losses.html?highlight=temperature"']),
+    ('search.html?q=temperature', ['<a href="book/03_losses.html" data-score=']),
 ])
 def test_page(page, address, there):
     "Formulas are drawn, what is searched is found, and nothing comes from another server."
@@ -60,4 +60,4 @@ def test_cells(site):
     "Directives of nbdev are left out; cells that JupyterLab folds can be opened."
     chapters = ''.join(file.read_text('utf-8') for file in site.glob('book/*.html'))
     assert '#| ' not in chapters and 'documented(' not in chapters
-    assert chapters.count('<details class="hide') > 10
+    assert chapters.count('<details class="admonition hide') > 10
