@@ -1940,6 +1940,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'gte_nb/training/candidates.py'),
                                             'gte_nb.training.candidates.checked_candidates': ( 'machinery/candidates.html#checked_candidates',
                                                                                                'gte_nb/training/candidates.py'),
+                                            'gte_nb.training.candidates.in_blocks': ( 'machinery/candidates.html#in_blocks',
+                                                                                      'gte_nb/training/candidates.py'),
                                             'gte_nb.training.candidates.nearest': ( 'machinery/candidates.html#nearest',
                                                                                     'gte_nb/training/candidates.py'),
                                             'gte_nb.training.candidates.nearest_in_tiles': ( 'machinery/candidates.html#nearest_in_tiles',

@@ -81,10 +81,10 @@ def _numbered(pairs, documents):
 
 def _digest(texts):
     "Names pairs and candidates, in their order"
-    total, size = hashlib.sha256(), 10_000
+    from gte_nb.training.candidates import in_blocks
+    total = hashlib.sha256()
     for column in (texts.query, texts.document): total.update(column.astype(np.int64).tobytes())
-    for start in range(0, len(texts.texts), size):
-        total.update('\x1f'.join(texts.texts[start:start + size]).encode('utf-8', 'surrogatepass'))
+    for block in in_blocks(texts.texts): total.update('\x1f'.join(block).encode('utf-8', 'surrogatepass'))
     return total.hexdigest()
 
 # %% ../../nbs/machinery/negatives_command.ipynb #ff0f12ef
@@ -92,7 +92,7 @@ WINDOW = 2048   # texts whose vectors are written at once
 
 def _embedded(file, scorer, texts, documents):
     "(texts, hidden) float32, mapped; the first so many as documents, the others as queries"
-    from gte_nb.training.candidates import unit_vectors
+    from gte_nb.training.candidates import in_blocks, unit_vectors
     n, size = len(texts), scorer.hidden_size
     with open(file, 'ab') as out, progress_bar(n, 'embedding', 'text') as bar:
         known = file.stat().st_size // (4*size)
@@ -105,7 +105,8 @@ def _embedded(file, scorer, texts, documents):
             for encode, few in ((scorer.encode_document, texts[start:middle]),
                     (scorer.encode_query, texts[middle:end])):
                 if not len(few): continue
-                vectors = unit_vectors(encode(list(few), normalize=True, progress=False), few)
+                some, = in_blocks(few, WINDOW)
+                vectors = unit_vectors(encode(some, normalize=True, progress=False), some)
                 out.write(np.ascontiguousarray(vectors, np.float32))
             out.flush()
             bar.update(end - start)
