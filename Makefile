@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce record gpu notebooks test lint lab clean
+.PHONY: help install reproduce record gpu notebooks test lint lab site clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,8 +84,8 @@ notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write 
 
 README_DIR ?= .
 .PHONY: readme
-readme: # README.md is nbs/index.ipynb, without the cells that are marked as hidden, and with links from the root
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
+readme: # README.md is nbs/index.ipynb, without code, without what hidden cells show, and with links from the root
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --no-input --RegexRemovePreprocessor.patterns='^#\| hide' --output-dir '$(README_DIR)' --output README nbs/index.ipynb
 	@$(BIN)/python -c 'import pathlib, re, sys; file = pathlib.Path(sys.argv[1]); file.write_text(re.sub(r"\]\((?![a-z]+:|[#/])", "](nbs/", file.read_text("utf-8")), "utf-8")' '$(README_DIR)/README.md'
 
 test: $(STAMP) ## run every notebook and table of cases, check lines, types, the export and a built wheel
@@ -98,5 +98,30 @@ lint: $(STAMP) ## check style, lines of at most 110 characters and types, of the
 lab: $(STAMP) ## open JupyterLab on the first chapter
 	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb
 
+# Sphinx needs a newer docutils than awscli allows, hence an environment of its own, with all versions pinned. Formulas are drawn by
+# MathJax, of which one file with all letters comes from npm and is checked, so that no page asks another server.
+SITE_VENV  ?= .venv-site
+SITE       ?= _site
+SITE_STAMP := $(SITE_VENV)/.installed
+MATHJAX    := mathjax-3.2.2
+MATHJAX_SHA256 := a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6
+$(SITE_STAMP): site/requirements.txt
+	@command -v npm >/dev/null || { echo "make site needs npm, which fetches MathJax"; exit 1; }
+	@$(SITE_VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(SITE_VENV)
+	@echo "Installing Sphinx into $(SITE_VENV)"
+	@$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --timeout 30 --retries 2 --no-deps -r site/requirements.txt
+	@mkdir -p $(SITE_VENV)/static
+	@cd $(SITE_VENV)/static && npm pack --silent $(subst -,@,$(MATHJAX)) >/dev/null && tar -xzOf $(MATHJAX).tgz package/es5/tex-svg-full.js > mathjax.js && rm $(MATHJAX).tgz
+	@$(SITE_VENV)/bin/python -c 'import hashlib, sys; found = hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest(); sys.exit(found != sys.argv[2] and f"error: {sys.argv[1]} is not the file that was tested: delete it and try again")' $(SITE_VENV)/static/mathjax.js $(MATHJAX_SHA256)
+	@touch $@
+
+# ONLY=book leaves out the rest, and does not check the links that lead there
+SITE_BUILD ?= build/site
+site: $(SITE_STAMP) ## build book, machinery, experiments and API reference as a web site in _site/
+	@rm -rf $(SITE_BUILD)/pages && mkdir -p $(SITE_BUILD)/pages
+	@cp -Rp $(if $(ONLY),nbs/$(ONLY) nbs/images nbs/*.ipynb,nbs/.) CONTRIBUTING.md $(SITE_BUILD)/pages
+	@$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --jobs 2 $(if $(ONLY),--tag part) --conf-dir site --doctree-dir $(SITE_BUILD)/doctrees $(SITE_BUILD)/pages $(SITE)
+	@echo "open $(SITE)/index.html in a browser"
+
 clean: ## remove build products (your runs stay in data/runs, the corpus in data/cache)
-	rm -rf build dist *.egg-info _docs _proc gte_nb/__pycache__
+	rm -rf build dist *.egg-info _docs _proc _site gte_nb/__pycache__
