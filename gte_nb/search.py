@@ -39,7 +39,6 @@ def search(
     *_, best = answers(query, _world(corpus, texts, packages), Path(model or default_model()), top)
     return best
 
-# %% ../nbs/book/13_search.ipynb #f241388e
 def show_hits(
     hits: list[dict], # of an Answer
     width: int = 80, # of a line, in characters

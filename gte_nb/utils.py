@@ -168,7 +168,7 @@ def os_errors_said():
         if error.errno is None: raise                                     # a sentence of ours
         advice = 'mend that'
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            advice = f'make room (the cache is in {cache_folder()})'
+            advice = f"make room {'there' if error.filename else f'(the cache is in {cache_folder()})'}"
         if error.errno in (errno.EMFILE, errno.ENFILE): advice = 'allow more open files (ulimit -n 1024)'
         where = f': {error.filename}' if error.filename else ''
         raise ValueError(f'{error.strerror}{where}; {advice}, and the same command goes on') from None

@@ -165,6 +165,8 @@ def test_own_rows_are_a_task_of_the_rows_that_are_held_out(splits, name, n, tune
     assert len(task.queries) == len(task.documents) == n and task.measure(BM25())['MRR@10'].mean() == 1
     assert any(SEEN in note for note in notes) == says and getattr(tuning_task(corpus), 'name', None) == tuned
     assert any(note.startswith('packages are left out: my.jsonl') for note in notes)
+    own, notes = find_tasks(['own'], corpus)                    # what `--corpus` alone asks for
+    assert [task.name for task in own] == [name] and len(notes) == says
 
 def answers(task):
     return {(query, task.documents[d]) for query, right in zip(task.queries, task.right) for d in right}

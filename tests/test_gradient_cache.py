@@ -6,7 +6,8 @@ import torch
 from gte_nb.data.batches import Batch
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import Encoder, EncoderConfig
-from gte_nb.training.gradient_cache import _embed, _plan, _replay, _Work, backward
+from gte_nb.training.chunks import ChunkedBatch, plan
+from gte_nb.training.gradient_cache import _embed, _replay, backward
 
 @pytest.fixture(scope='module')
 def embedder():
@@ -37,13 +38,13 @@ def test_refused(embedder, sentence, batch, more):
     assert sentence in str(error.value)
 
 def planned(embedder, memory):
-    work = _Work(embedder, SOME, 'fp32', memory, 7)
-    return work, *_plan(work)
+    work = ChunkedBatch(embedder, SOME, 'fp32', memory, 7)
+    return work, *plan(work)
 
 def test_a_plan_holds_every_text_once(embedder):
     for memory in (None, 4 << 20, 0):
         work, vectors, used = planned(embedder, memory)
-        assert sorted(np.concatenate(work.chunks)) == list(range(64)) and work.own == len(work.chunks)
+        assert sorted(np.concatenate(work.chunks)) == list(range(64)) and work.count == len(work.chunks)
         assert len(vectors) == len(work.chunks[0]) and used > 0
         assert memory is None or len(vectors) == 1 or used <= memory
         assert max(work.lengths[work.chunks[0]]) == max(work.lengths)             # the longest come first
@@ -52,7 +53,7 @@ def test_less_memory_keeps_fewer_graphs(embedder):
     kept, vectors = {}, {}
     _, _, chunk = planned(embedder, None)
     for memory in (2 << 30, int(1.5*chunk), chunk):
-        work = _Work(embedder, SOME, 'fp32', memory, 7)
+        work = ChunkedBatch(embedder, SOME, 'fp32', memory, 7)
         vectors[memory], graphs = _embed(work)
         kept[memory] = len(graphs)
         assert all(graph.requires_grad for graph in graphs) and not vectors[memory].requires_grad
@@ -65,7 +66,7 @@ def test_less_memory_keeps_fewer_graphs(embedder):
 def test_a_replay_gives_the_gradient_of_the_graphs(embedder):
     gradients = []
     for keep in (True, False):
-        work = _Work(embedder, SOME, 'fp32', 2 << 30, 7)
+        work = ChunkedBatch(embedder, SOME, 'fp32', 2 << 30, 7)
         vectors, kept = _embed(work)
         _replay(work, kept if keep else [], vectors.cos())
         gradients.append(torch.cat([p.grad.flatten() for p in embedder.encoder.parameters()

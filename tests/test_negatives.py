@@ -127,6 +127,17 @@ def test_the_command_mines_what_the_function_does(place, model, capsys):
     assert '32 of 32 pairs, chosen among 64 texts' in capsys.readouterr().out
     assert not list(place.glob('*.work'))
 
+def test_a_finished_file_is_known_again(place, model, capsys):
+    argv = [*words(model), '--query', 'ask', '--document', 'answer']
+    write(place/'pairs.jsonl', [dict(ask=row['query'], answer=row['document']) for row in ROWS])
+    gte_negatives(argv)
+    before = (place/'triples.parquet').stat().st_mtime_ns
+    gte_negatives(argv)
+    assert 'triples.parquet: already finished' in capsys.readouterr().out
+    with pytest.raises(SystemExit): gte_negatives([*argv, '--seed', '1'])
+    assert 'triples.parquet holds other triples; remove it, or name another' in capsys.readouterr().err
+    assert (place/'triples.parquet').stat().st_mtime_ns == before and not list(place.glob('*.work'))
+
 def test_triples_are_read_by_from_files(place, model):
     mined(model, '--num_negatives', '2')
     triples = from_files(['triples.parquet']).pairs('triples')

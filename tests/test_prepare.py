@@ -1,14 +1,17 @@
 "Files of any size become a corpus: by shards, in any number of processes, and after a kill the same."
 import importlib.util, json, os, signal
 os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
+from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, pandas as pd, pytest
 from forked import Run, refused
 from gte_nb.data import prepare as module
 from gte_nb.data.files import Source, from_files
 from gte_nb.data.prepare import prepare
-from gte_nb.data.tokens import column_table, train_tokenizer
+from gte_nb.data.tokens import column_table, source_tables, train_tokenizer, write_source_tables
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import StaticEncoder
+from gte_nb.training.command import gte_prepare
 from gte_nb.utils import complain, os_errors_said
 
 ROWS = [dict(query=f'question {i % 180}', document=f'answer {i % 180} of them') for i in range(200)]
@@ -138,6 +141,16 @@ def test_ids_are_unique_in_all_files(tmp_path):
     assert corpus.manifest['skipped']['duplicate id'] == dict(rows=9, file='b.jsonl', row=1,
         value="{'query': 'b0', 'document': 'd', 'id': '0'}")
 
+def test_files_of_one_name_are_told_apart(tmp_path):
+    for folder in 'ab':
+        (tmp_path/folder).mkdir()
+        rows = [dict(query=folder, document='d'), dict(query='q'), ['no object']]
+        lines(tmp_path/folder/'rows.jsonl', rows)
+    corpus = prepare([Source('rows', tuple(tmp_path/folder/'rows.jsonl' for folder in 'ab'))])
+    assert corpus.manifest['skipped'] == {fault: dict(rows=2, file=str(tmp_path/'a'/'rows.jsonl'), row=row,
+        value=value) for fault, row, value in (('one-sided', 2, "{'query': 'q'}"),
+                                               ('no JSON object', 3, repr('["no object"]\n')))}
+
 def test_prefixes_are_part_of_the_texts(tmp_path, source):
     other = Source('rows', source.files, query_prefix='query: ', document_prefix='passage: ')
     bare, corpus = prepare([source]), prepare([other])
@@ -226,6 +239,32 @@ def test_ray(tmp_path, source):
     assert told(ray) == told(whole)
     bad = Source('bad', (lines(tmp_path/'bad.jsonl', [dict(query='q', document='d', label=2)]),))
     assert 'row 1 has the label 2' in refusal(prepare, [bad], workers=2, engine='ray')
+    assert written(ray, 'ray') == 324
+
+def written(corpus, engine='local'):
+    "How many texts become token ids ahead of training, which then writes no table."
+    embedder = Embedder(StaticEncoder(300, 2), TOKENIZER, 16)
+    recipe = SimpleNamespace(sources=('rows',), query_tokens=16, document_tokens=16, clean=True)
+    texts = write_source_tables(embedder, corpus, recipe, engine)
+    tables = Path(os.environ['GTE_NB_CACHE'])/'tokens'
+    times = {file: file.stat().st_mtime_ns for file in tables.rglob('*.npy')}
+    queries, documents = source_tables(embedder, corpus, recipe)[0]
+    assert times == {file: file.stat().st_mtime_ns for file in tables.rglob('*.npy')}
+    assert len(queries) + len(documents) == texts
+    return texts
+
+@pytest.mark.parametrize('shard, files', [(100_000, 8), (20, 36)])
+def test_token_tables_ahead_of_training(tmp_path, source, shard, files):
+    corpus = prepare([source], tmp_path/'corpus', 0.1, shard=shard)
+    assert written(corpus) == 324 and len(list((tmp_path/'cache'/'tokens').rglob('*.npy'))) == files
+
+def test_the_command_makes_them(tmp_path, source, capsys):
+    (tmp_path/'sources.toml').write_text('[rows]\nfiles = ["a.jsonl", "b.parquet"]\n')
+    gte_prepare(str(tmp_path/'sources.toml'), tokens='laptop')
+    assert 'token tables of 360 texts, as stage 1 of laptop reads them' in capsys.readouterr().out
+    assert list((tmp_path/'cache'/'tokens').glob('rows-query-*'))
+    with pytest.raises(SystemExit): gte_prepare(str(tmp_path/'sources.toml'), tokens='paper')
+    assert "tokens names the recipe 'paper', which is none of laptop" in capsys.readouterr().err
 
 @pytest.mark.skipif(importlib.util.find_spec('ray') is not None, reason='ray is installed')
 def test_without_ray(source): assert 'pip install' in refusal(prepare, [source], engine='ray')

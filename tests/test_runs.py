@@ -350,7 +350,9 @@ ZERO = (0., 0.)
         'had risen by +0.100 [+0.080, +0.120] on average at step 10, and is at +0.040'),
     ('rises', dict(a=[ZERO, (0.1, 0.02), (-0.04, 0.02)]), 'transfer lost again'),
     # not so far below the peak that it could not be noise
-    ('rises', dict(a=[ZERO, (0.1, 0.02), (0.07, 0.02)]), 'No failure signature 1'),
+    ('rises', dict(a=[ZERO, (0.1, 0.02), (0.08, 0.02)]), 'No failure signature 1'),
+    # the intervals overlap, and the same queries are found less often than at the peak
+    ('rises', dict(a=[ZERO, (0.1, 0.02), (0.07, 0.02)]), 'after 20: -0.030 [-0.053, -0.007] since then'),
     ('rises', dict(a=[ZERO, (0.06, 0.02*0.5**0.5)], b=[ZERO, (0., 0.02*0.5**0.5)]),
         'has risen after 10 steps, by +0.030 [+0.020, +0.040]'),
     ('stays', dict(a=[ZERO, (-0.05, 0.02)], b=[ZERO, (-0.01, 0.02)]),
@@ -364,9 +366,28 @@ def test_what_gauges_say(expects, curves, sentence):
     assert sentence in ' '.join(signatures(measured(**curves), dict.fromkeys(curves, expects)))
 
 def measured(**curves):
-    return pandas.DataFrame([dict(step=10*i, gauge=name, score=0.5 + change, n=300, change=change,
-        low=change - margin, high=change + margin) for name, curve in curves.items()
-        for i, (change, margin) in enumerate(curve)])
+    means = np.mean([[change for change, _ in curve] for curve in curves.values()], axis=0)
+    rows = []
+    for name, curve in curves.items():
+        for i, (change, margin) in enumerate(curve):
+            peak = int(means[:i + 1].argmax())
+            away, margin_away = change - curve[peak][0], margin*(peak != i)
+            rows.append(dict(step=10*i, gauge=name, score=0.5 + change, n=300, change=change, low=change - margin,
+                high=change + margin, from_peak=away, peak_low=away - margin_away, peak_high=away + margin_away))
+    return pandas.DataFrame(rows)
+
+def test_the_best_measurement_survives_a_kill(tmp_path):
+    "How far a gauge is from its peak is the same in a run that was killed behind the peak and goes on."
+    def run(name, *means, **how):
+        means = iter(means)
+        def gauge(embedder): return np.float32(next(means)) + np.arange(4, dtype=np.float32)
+        return loop(tmp_path/name, gauges=dict(a=gauge), gauge_every=4, **how)
+    done(run('whole', 0.2, 0.6, 0.5, 0.4))
+    assert run('killed', 0.2, 0.6, dies_at=7, checkpoint_seconds=0).wait()[0] == -signal.SIGKILL
+    done(run('killed', 0.5, 0.4))
+    tables = [pandas.read_csv(tmp_path/name/'gauges.csv') for name in ('whole', 'killed')]
+    assert tables[0].equals(tables[1])
+    np.testing.assert_allclose(tables[0]['from_peak'], [0, 0, -0.1, -0.2], atol=1e-6)
 
 def test_gauges_of_three_kinds():
     table = measured(a=[ZERO, (0.05, 0.02)], b=[ZERO, (-0.01, 0.02)])

@@ -12,7 +12,7 @@ from gte_nb.data.sources import Sources
 from gte_nb.data.tokens import source_tables
 from gte_nb.training import command, triples
 from gte_nb.training.checkpoints import finished_run
-from gte_nb.training.recipes import RECIPES
+from gte_nb.training.recipes import RECIPES, chosen_sources
 from gte_nb.training.stages import run_stage
 from gte_nb.training.start import start_embedder
 
@@ -63,6 +63,17 @@ def test_every_key_arrives(place):
     assert (source.query_prefix, source.document_prefix) == ('query: ', 'passage: ')
     bare, = Sources.open(dict(files=dict(files=Path('files.jsonl'), negatives=[]))).found()
     assert (bare.query, bare.document, bare.negatives, bare.cap) == (None, None, (), None)
+
+def test_a_pattern_passes_over_folders(place):
+    (place/'deep'/'x.jsonl').mkdir(parents=True)
+    (place/'deep'/'y.jsonl').write_text('{"query": "q", "document": "d"}\n')
+    source, = Sources.open(dict(deep=dict(files='deep/*.jsonl'))).found()
+    assert [file.name for file in source.files] == ['y.jsonl']
+
+def test_a_source_with_a_wrong_letter(place):
+    corpus = open_corpus(['files.jsonl'])
+    with pytest.raises(ValueError, match='has no source fils; did you mean files?'):
+        chosen_sources(corpus, replace(RECIPES['laptop'][0], sources=('fils',)))
 
 def test_a_saved_data_set(place):
     datasets.Dataset.from_list(ROWS).save_to_disk(place/'saved')

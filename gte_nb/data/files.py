@@ -128,7 +128,7 @@ def _json_rows(path, source, remarks):
             if number == 1 and isinstance(record, list):
                 raise ValueError(f'{path} holds JSON arrays; from_files needs one object on each line, '
                                  'for instance {"query": …, "document": …}')
-            if not isinstance(record, dict): yield number, 'malformed JSON', line[:100]; continue
+            if not isinstance(record, dict): yield number, 'no JSON object', line[:100]; continue
             if not record.keys() <= seen.keys():
                 seen |= _read_as(record, source)
                 remarks.columns |= seen
@@ -401,6 +401,8 @@ def from_files(
     folder: str|Path|None = None, # where the corpus goes; None: the cache
     name: str|None = None, # of the source; None: the first file's name
     quoting: str = 'csv', # a mark " at the start of a field encloses it; 'none': it is a character like any
+    query: str|None = None, # column; None: query or anchor
+    document: str|None = None, # column; None: document or positive
 ) -> Corpus: # with one source; found again on the next call
     """A corpus of your own pairs or triples, from files or data sets that `datasets` saved to disk: one
     source of `prepare`, all of whose rows are trained on unless they name another split.
@@ -412,7 +414,7 @@ def from_files(
     paths = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     if not paths: raise ValueError('from_files needs at least one file')
     name = re.sub(r'\W+', '_', name or paths[0].name.split('.')[0]) or 'pairs'
-    return prepare([Source(name, tuple(paths), quoting=quoting)], folder, validation=0)
+    return prepare([Source(name, tuple(paths), query, document, quoting=quoting)], folder, validation=0)
 
 # %% ../../nbs/machinery/own_files.ipynb #0679bf94
 documented(globals())

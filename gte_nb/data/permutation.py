@@ -8,6 +8,7 @@ __all__ = ['splitmix64', 'keyed_permutation']
 # %% ../../nbs/machinery/permutation.ipynb #7c70be86
 from functools import reduce
 from math import isqrt
+from operator import index
 
 import numpy as np
 
@@ -53,6 +54,7 @@ def keyed_permutation(
     Finite Domains", 2002).
 
     Raises `ValueError` for a position outside of 0 to `size` - 1."""
+    size = index(size)            # a numpy integer would turn the sums below into rounded numbers
     cells, key = np.broadcast_arrays(np.asarray(positions, np.int64).view(np.uint64),
         np.asarray(key, np.uint64))
     if (cells >= size).any():

@@ -75,8 +75,8 @@ def _matching(pattern, base, where):
     path = base/Path(pattern).expanduser()
     if path.exists(): return [path]
     if not set('*?[') & set(str(pattern)): raise ValueError(f'{where}: {path} does not exist')
-    names = glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True)
-    if names: return [base/name for name in sorted(names)]
+    names = sorted(glob(str(Path(pattern).expanduser()), root_dir=base, recursive=True))
+    if found := [base/name for name in names if rows_in(base/name) == [base/name]]: return found  # no folder
     raise ValueError(f'{where}: no file is called {path}')
 
 def _found(place, named, base, where):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'ALPHABET', 'train_tokenizer', 'wrap_texts', 'tokenizer_hash', 'TokenTable', 'growing_npy', 'sync',
-           'token_table', 'training_pairs', 'training_texts', 'column_table', 'source_tables']
+           'token_table', 'training_pairs', 'training_texts', 'column_table', 'source_tables', 'write_source_tables']
 
 # %% ../../nbs/machinery/tokens.ipynb #b05e24d2
 import hashlib, os, shutil, warnings
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sized
@@ -21,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus
+from .prepare import run_jobs
 from .shards import Shard
 from ..documented import documented
 from ..utils import cache_folder, progress_bar
@@ -292,6 +294,18 @@ def _refuse_without_pairs(corpus, source):
     raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages"
         + (f", or leave it out with --sources {','.join(others)}" if others else ''))
 
+def _parts(embedder, corpus, source, column, max_length, clean):
+    """The parts of a table, one for each shard: (shard, folder of the part). Raises ValueError for a source
+    without pairs."""
+    _refuse_without_pairs(corpus, source)
+    name = f'{source}-{column}-{max_length}-{_depends_on(embedder, corpus, source, clean)}'
+    folder, shards = cache_folder()/'tokens'/name, corpus.shards(source)
+    if len(shards) == 1: return [(shards[0], folder)]
+    ends = np.cumsum([shard.count('train') for shard in shards]).tolist()
+    # a part is named by its first text and the one behind its last, since shards may be of any size
+    return [(shard, folder/f'{start}-{end}') for shard, start, end in zip(shards, [0, *ends], ends)
+        if start < end]
+
 def column_table(
     embedder: 'Embedder', # its tokenizer is used
     corpus: Corpus, # its training split is read
@@ -302,18 +316,11 @@ def column_table(
 ) -> TokenTable: # as long as `training_pairs`
     """Token ids of a source's queries or documents, cached on disk. A source of several shards has a table
     of as many parts: what is killed goes on with the next. Raises ValueError for a source without pairs."""
-    _refuse_without_pairs(corpus, source)
-    name = f'{source}-{column}-{max_length}-{_depends_on(embedder, corpus, source, clean)}'
-    folder = cache_folder()/'tokens'/name
-    rows, shards = corpus.manifest['rows'][source]['train'], corpus.shards(source)
+    parts = _parts(embedder, corpus, source, column, max_length, clean)
+    rows = corpus.manifest['rows'][source]['train']
     with progress_bar(rows, f'tokenising {source}, {column}', 'text', show=rows > 10_000) as bar:
-        def table(shard, place):
-            return token_table(embedder, lambda: training_texts(shard, column, clean), max_length, place, bar)
-        if len(shards) == 1: return table(shards[0], folder)
-        ends = np.cumsum([shard.count('train') for shard in shards]).tolist()
-        # a part is named by its first text and the one behind its last, since shards may be of any size
-        return TokenTable.joined([table(shard, folder/f'{start}-{end}')
-            for shard, start, end in zip(shards, [0, *ends], ends) if start < end])
+        return TokenTable.joined([token_table(embedder, partial(training_texts, shard, column, clean),
+            max_length, place, bar) for shard, place in parts])
 
 def source_tables(
     embedder: 'Embedder', # its tokenizer is used
@@ -324,6 +331,27 @@ def source_tables(
     lengths = dict(query=recipe.query_tokens, document=recipe.document_tokens)
     return [tuple(column_table(embedder, corpus, source, column, length, recipe.clean) # type: ignore[misc]
         for column, length in lengths.items()) for source in recipe.sources]
+
+def _write_part(job):
+    "Tokenise a shard, on whatever machine; returns how many texts it has."
+    embedder, shard, column, max_length, clean, place = job
+    return len(token_table(embedder, partial(training_texts, shard, column, clean), max_length, place))
+
+def write_source_tables(
+    embedder: 'Embedder', # its tokenizer is used
+    corpus: Corpus, # its training split is read
+    recipe: 'Recipe', # sources and lengths
+    engine: str = 'local', # or 'ray': a cluster whose machines share the files, one shard on each core
+) -> int: # texts
+    """Make the tables that `source_tables` maps, ahead of training. Here one shard after the other, as the
+    tokenizer uses all cores."""
+    lengths = dict(query=recipe.query_tokens, document=recipe.document_tokens)
+    jobs = [(embedder, shard, column, length, recipe.clean, place) for source in recipe.sources
+        for column, length in lengths.items()
+        for shard, place in _parts(embedder, corpus, source, column, length, recipe.clean)]
+    with progress_bar(len(jobs), 'tokenising', 'part') as bar:
+        def counted(texts): bar.update(); return texts
+        return sum(map(counted, run_jobs(_write_part, jobs, 1, engine)))
 
 # %% ../../nbs/machinery/tokens.ipynb #7ecb6667
 documented(globals())

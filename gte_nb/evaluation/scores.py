@@ -162,8 +162,8 @@ _CORPUS_HELP = ('folder of a mined corpus, or a file of your own pairs, which be
 _DATA_HELP = ('a test set of your own: a folder with corpus, queries and qrels/test (BEIR), or with test and '
               'maybe train; or a file of pairs with score or label, or of text and label; may be given '
               'several times')
-_TASKS_HELP = ('suites (default, zero-shot, all) or names of tasks, separated by semicolons; default: the '
-               'suite default, or none beside sets of your own')
+_TASKS_HELP = ('suites (default, zero-shot, own, all) or names of tasks, separated by semicolons; default: '
+               'own of a --corpus, none beside other sets of your own, or else the suite default')
 
 @call_parse
 def gte_evaluate(
@@ -192,7 +192,7 @@ def gte_evaluate(
             raise ValueError('a benchmark brings its own data; measure yours in another call')
         if benchmark: _benchmark_command(models, benchmark, out, record)
         else:
-            suite = tasks or ('' if own and not corpus else 'default')
+            suite = tasks or ('own' if corpus else '' if own else 'default')
             _evaluate_command(models, suite, out, lambda: open_corpus(corpus), rows, record, own, notes)
     except (ValueError, FileNotFoundError) as error: complain(error)
 

@@ -270,7 +270,7 @@ def zero_shot_tasks(
     return tasks, notes + left_out
 
 # %% ../../nbs/machinery/tasks.ipynb #6b59b17d
-SUITES = ('default', 'zero-shot', 'all')
+SUITES = ('default', 'zero-shot', 'own', 'all')
 
 _PACKAGES = 'packages', 'packages (names masked)', 'packages (reranking)', 'package summaries'
 _MADE_OF = { # task → source that it is made of
@@ -309,13 +309,15 @@ def _own(corpus, rows, notes):
     return makers
 
 def find_tasks(
-    names: list[str], # of suites (default, zero-shot, all) or of tasks; capitals do not matter
+    # of suites (default, zero-shot, own, all) or of tasks; capitals do not matter; own: your rows, or of a
+    # mined corpus the default
+    names: list[str],
     corpus: Corpus|Callable[[], Corpus], # mined, or your own rows; a function is called when a task needs it
     rows: int = 1500, # functions of a package task, and queries of your own
     trained: tuple[str, ...] = TRAINED, # sources that a model to be measured has trained on
 ) -> tuple[list, list[str]]: # tasks; a sentence for whatever is left out
     "Tasks by name. Raises ValueError for a name that is none, with the nearest ones."
-    notes: list[str] = []
+    notes, own_notes = list[str](), list[str]()
     opened = cache(lambda: corpus() if callable(corpus) else corpus)
     suites, asked = dict(default=_default(opened, rows, notes)), {name.lower() for name in names}
     suites['zero-shot'] = _zero_shot(opened, trained, notes)
@@ -324,7 +326,9 @@ def find_tasks(
         for suite, makers in suites.items():
             here = [name for name in makers if _MADE_OF.get(name) in (None, *held) or name.lower() in asked]
             suites[suite] = {name: makers[name] for name in here}
-        suites['default'] = _own(opened(), rows, notes) | suites['default']
+        suites['own'] = _own(opened(), rows, own_notes)
+        if not suites['own']: names = ['default' if name.lower() == 'own' else name for name in names]
+        suites['default'] = suites['own'] | suites['default']
         if 'docstring_code' not in held:
             notes.append(f"packages are left out: {', '.join(files) or opened().folder} was not mined from "
                          "Python packages")
@@ -346,7 +350,7 @@ def find_tasks(
     tasks, left_out = _gather(chosen)
     if not tasks:
         raise ValueError(left_out[0] if left_out else f"no task is named; suites: {', '.join(SUITES)}")
-    return tasks, notes + left_out
+    return tasks, own_notes + notes + left_out
 
 # %% ../../nbs/machinery/tasks.ipynb #251181ec
 documented(globals())

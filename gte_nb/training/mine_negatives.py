@@ -81,10 +81,10 @@ def _numbered(pairs, documents):
 
 def _digest(texts):
     "Names pairs and candidates, in their order"
-    total, size = hashlib.sha256(), 10_000
+    from gte_nb.training.candidates import in_blocks
+    total = hashlib.sha256()
     for column in (texts.query, texts.document): total.update(column.astype(np.int64).tobytes())
-    for start in range(0, len(texts.texts), size):
-        total.update('\x1f'.join(texts.texts[start:start + size]).encode('utf-8', 'surrogatepass'))
+    for block in in_blocks(texts.texts): total.update('\x1f'.join(block).encode('utf-8', 'surrogatepass'))
     return total.hexdigest()
 
 # %% ../../nbs/machinery/negatives_command.ipynb #ff0f12ef
@@ -92,7 +92,7 @@ WINDOW = 2048   # texts whose vectors are written at once
 
 def _embedded(file, scorer, texts, documents):
     "(texts, hidden) float32, mapped; the first so many as documents, the others as queries"
-    from gte_nb.training.candidates import unit_vectors
+    from gte_nb.training.candidates import in_blocks, unit_vectors
     n, size = len(texts), scorer.hidden_size
     with open(file, 'ab') as out, progress_bar(n, 'embedding', 'text') as bar:
         known = file.stat().st_size // (4*size)
@@ -105,7 +105,8 @@ def _embedded(file, scorer, texts, documents):
             for encode, few in ((scorer.encode_document, texts[start:middle]),
                     (scorer.encode_query, texts[middle:end])):
                 if not len(few): continue
-                vectors = unit_vectors(encode(list(few), normalize=True, progress=False), few)
+                some, = in_blocks(few, WINDOW)
+                vectors = unit_vectors(encode(some, normalize=True, progress=False), some)
                 out.write(np.ascontiguousarray(vectors, np.float32))
             out.flush()
             bar.update(end - start)
@@ -149,8 +150,8 @@ def _rows_to_write(mined, keep_incomplete):
     advice = 'they are left out; --keep_incomplete keeps them, a lower margin or a wider window finds more'
     return np.flatnonzero(found == k), f'{about}; {advice}'*bool(none + few)
 
-def _write(out, rows, texts, mined, splits):
-    "Triples as parquet or JSON lines, ten thousand at a time."
+def _write(out, rows, texts, mined, splits, made):
+    """Triples as parquet or JSON lines, ten thousand at a time; parquet says with what they were made."""
     import pandas as pd, pyarrow as pa
     from pyarrow import parquet
     k = mined.rules.num_negatives
@@ -165,7 +166,7 @@ def _write(out, rows, texts, mined, splits):
             yield table.assign(split=splits.iloc[some].to_numpy())[columns]
     with written_aside(out) as aside:
         if out.suffix == '.parquet':
-            schema = pa.schema([(name, pa.large_string()) for name in columns])
+            schema = pa.schema([(name, pa.large_string()) for name in columns], dict(made=made))
             with parquet.ParquetWriter(aside, schema, compression='zstd') as writer:
                 for table in tables(): writer.write_table(pa.Table.from_pandas(table, schema, False))
         else:
@@ -175,7 +176,17 @@ def _write(out, rows, texts, mined, splits):
 def _check_out(out):
     if out.suffix not in ('.parquet', '.jsonl'):
         raise ValueError(f'{out}: triples are written as .parquet or .jsonl; give --out one of these endings')
-    if out.exists(): raise ValueError(f'{out} is there already; remove it, or name another --out')
+
+def _finished(out, made):
+    """Whether a file of the same triples is there already. Raises ValueError for a file that is something
+    else, or does not say what it is: JSON lines have no place for that."""
+    from pyarrow import ArrowException, parquet
+    if not out.exists(): return False
+    try: known = parquet.read_schema(out).metadata or {}
+    except (OSError, ArrowException): known = {}
+    if known.get(b'made') == made.encode(): return True
+    kind = 'holds other triples' if b'made' in known else 'is there already'
+    raise ValueError(f'{out} {kind}; remove it, or name another --out')
 
 def write_triples(
     # or anything with hidden_size, encode_query and encode_document, which take texts, normalize and progress
@@ -192,24 +203,26 @@ def write_triples(
     from filelock import FileLock, Timeout
     out, checked_rules = Path(out), Rules(**rules)
     _check_out(out)
+    (texts, n), mined = _numbered(pairs, documents), _Mined(len(pairs), checked_rules)
+    def named(*decides): return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+    vectors = named(key, _digest(texts))
+    made = named(vectors, asdict(checked_rules))
+    if _finished(out, f'{made} {keep_incomplete}'): return [f'{out}: already finished']
     folder = out.with_name(f'{out.name}.work')
     folder.mkdir(parents=True, exist_ok=True)
     try: lock = FileLock(folder/'lock').acquire(timeout=0)
     except Timeout:
         raise ValueError(f'another command is writing {out}; wait for it, or name another --out') from None
     with lock:
-        (texts, n), mined = _numbered(pairs, documents), _Mined(len(pairs), checked_rules)
-        def named(*decides): return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-        vectors = named(key, _digest(texts))
         choice, *how = _scores(folder, vectors, scorer, texts, n)
-        blocks = folder/f'negatives-{named(vectors, asdict(checked_rules))}'
+        blocks = folder/f'negatives-{made}'
         if not blocks.exists() and any(folder.glob('negatives-*')):
             print(f'{folder} holds work with other rules, texts or another model, which is left as it is: '
                   'this begins anew')
         _mine_blocks(blocks, mined, texts, choice, *how)
         rows, missing = _rows_to_write(mined, keep_incomplete)
         splits = pairs['split'] if 'split' in pairs else pairs['query'].map(lambda _: 'train')
-        _write(out, rows, texts, mined, splits)
+        _write(out, rows, texts, mined, splits, f'{made} {keep_incomplete}')
         shutil.rmtree(folder)
     medians = f'{np.median(mined.positive_score):.2f} with its document, {np.nanmedian(mined.score):.2f} with'
     return [f'{out}: {len(rows):,} of {len(pairs):,} pairs, chosen among {len(choice):,} texts; median score '
@@ -239,12 +252,14 @@ def _parser():
     parser = ArgumentParser(description='Mine hard negatives for your own pairs.', allow_abbrev=False,
         epilog='Stop it whenever you like: until --out is there, the same command goes on with what is done.')
     parser.add_argument('pairs', nargs='+', type=Path, help='files of rows with query and document, or '
-        'anchor and positive: .jsonl, .json, .csv, .tsv (also .gz), .parquet; negatives that they have '
-        'already are not used')
+        'anchor and positive, or the columns that --query and --document name: .jsonl, .json, .csv, .tsv '
+        '(also .gz), .parquet; negatives that they have already are not used')
     parser.add_argument('--model', required=True, help='folder of a model, all-MiniLM-L6-v2, or bm25')
     parser.add_argument('--out', required=True, type=Path, help='file of the triples: .parquet or .jsonl')
     parser.add_argument('--documents', nargs='+', action='extend', default=[], metavar='FILE', help='files '
         'with a column document or text: candidates beside the documents of the pairs')
+    for side in ('query', 'document'):
+        parser.add_argument(f'--{side}', metavar='COLUMN', help=f'column of PAIRS that holds the {side}')
     parser.add_argument('--quoting', choices=('csv', 'none'), default='csv',
         help='csv: the mark " encloses fields of .csv and .tsv; none: it is an ordinary one')
     parser.add_argument('--keep_incomplete', action='store_true',
@@ -263,7 +278,8 @@ def gte_negatives(
 ):
     "Hard negatives for the pairs of files, as a file of triples."
     given: dict[str, Any] = vars(_parser().parse_args(argv))
-    paths, model, out, documents, quoting = map(given.pop, ('pairs', 'model', 'out', 'documents', 'quoting'))
+    paths, model, out, documents = map(given.pop, ('pairs', 'model', 'out', 'documents'))
+    reading = {name: given.pop(name) for name in ('quoting', 'query', 'document')}
     if model == 'bm25' and not {'absolute_margin', 'relative_margin'} & given.keys():
         given |= dict(absolute_margin=None, relative_margin=Rules.absolute_margin)
     try:
@@ -272,9 +288,10 @@ def gte_negatives(
             _check_out(out)
             from gte_nb.data.files import from_files
             scorer, key = _scorer(model)
-            corpus = from_files(paths, quoting=quoting)
+            if out.suffix == '.jsonl': _finished(out, '')                     # refused before the work
+            corpus = from_files(paths, **reading)
             pairs = corpus.pairs(next(iter(corpus.manifest['rows'])))[['query', 'document', 'split']]
-            texts = [read_documents(path, quoting) for path in documents]
+            texts = [read_documents(path, reading['quoting']) for path in documents]
             for sentence in write_triples(scorer, key, pairs, out, texts, **given): print(sentence)
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt: stopped()

@@ -7,6 +7,7 @@ __all__ = ['TRIPLES', 'RECIPES', 'Recipe', 'chosen_sources']
 
 # %% ../../nbs/machinery/recipes.ipynb #444a6995
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 
 from fastcore.docments import docments
@@ -112,9 +113,12 @@ def chosen_sources(
     recipe: Recipe, # whose sources may be (), or those of the book
 ) -> Recipe: # with sources named
     """Name the sources of a recipe: its own; or all that have training pairs, where it names none, or those
-    of the book, none of which the corpus holds."""
+    of the book, none of which the corpus holds. Raises ValueError for one that the corpus does not hold."""
     rows = corpus.manifest['rows']
     elsewhere = recipe.sources in (_WEAK, TRIPLES) and not set(recipe.sources) & set(rows)
+    for source in () if elsewhere else recipe.sources:
+        if source not in rows and (near := get_close_matches(source, rows, 1)):
+            raise ValueError(f'{corpus.folder} has no source {source}; did you mean {near[0]}?')
     if recipe.sources and not elsewhere: return recipe
     return replace(recipe, sources=tuple(source for source, splits in rows.items() if splits.get('train')))
 

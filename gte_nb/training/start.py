@@ -119,12 +119,12 @@ def start_from_folder(
     if folder and not (Path(folder)/'modules.json').exists(): embedder.settings.normalize = True
     return embedder
 
-def _scaled_random_vectors(tokenizer, recipe, corpus, seed, run):
-    "A static encoder: random vectors of tokens, as long as their idf; any where a run brings its own."
+def _random_vectors(tokenizer, recipe, corpus, seed, scaled):
+    "A static encoder: random vectors of tokens, as long as their idf; any where they are not looked at."
     encoder = StaticEncoder(tokenizer.get_vocab_size(), recipe.hidden_size)
     # unknown words stay out of the mean: the folder then has one vector for a text in every library
     embedder = Embedder(encoder, tokenizer, recipe.max_length, Settings(skip_unknown=True))
-    if _goes_on(run): return embedder
+    if not scaled: return embedder
     tables = [table for columns in source_tables(embedder, corpus, recipe) for table in columns]
     idf = torch.from_numpy(inverse_document_frequency(tables, tokenizer.get_vocab_size())).float()
     weight, generator = encoder.embedding.weight, torch.Generator().manual_seed(seed)
@@ -137,13 +137,14 @@ def start_embedder(
     corpus: Corpus, # for a vocabulary and idf weights of its own
     seed: int = 0, # of random vectors
     run: Path|None = None, # folder of the run that is to start or to go on: see `corpus_tokenizer`
+    scaled: bool = True, # False: leave out the idf weights, where only the tokenizer is of interest
 ) -> Embedder: # untrained
     "The model a recipe starts from."
     if recipe.start == 'scratch':
         wrapped, shape = recipe.layers > 0, (recipe.layers, recipe.hidden_size, recipe.max_length)
         tokenizer = corpus_tokenizer(corpus, recipe.sources, recipe.vocab_size, recipe.clean, wrapped, run)
         if recipe.layers: return new_bert(tokenizer, *shape, seed, recipe.dropout)
-        return _scaled_random_vectors(tokenizer, recipe, corpus, seed, run)
+        return _random_vectors(tokenizer, recipe, corpus, seed, scaled and not _goes_on(run))
     if recipe.start == 'all-MiniLM-L6-v2': folder = None
     else: folder = recipe.start if Path(recipe.start).is_dir() else hub_folder(recipe.start)
     embedder = start_from_folder(folder, recipe, recipe.keep_layers or None)
