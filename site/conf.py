@@ -129,7 +129,7 @@ def marked(text):
     return re.sub(r'(`[^`]+`)|\$([^$\n]+)\$|([\\*|_])', markup, text)
 
 def fields(parameters, returned):
-    "Sphinx's fields for what `documented` writes: `name (type): comment`; `type: comment` of what is returned."
+    "Sphinx's fields for what `documented` writes: `name (type): comment`, `type: comment` of the result."
     for line in parameters.splitlines()[1:]:
         name, comment = re.match(r' *\**(\w+)(?: \(.*?\))?(?:: (.*))?$', line).groups()
         yield f':param {name}: {marked(comment or "")}'
