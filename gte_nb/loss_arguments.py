@@ -136,15 +136,15 @@ class Excluded:
         if not len(rows): return None
         # rows ascend, so most tiles know at once that they share none
         near = asking_rows[0] <= rows[-1] and rows[0] <= asking_rows[-1]
-        own = (asking_rows[:, None] == rows).to(self.device) if near else None
-        excluded = own if asking_kind + kind in self.skips_own_row else None
+        same_row = (asking_rows[:, None] == rows).to(self.device) if near else None
+        excluded = same_row if asking_kind + kind in self.skips_own_row else None
         if self.ids is None: return excluded
         asking_ids, ids = self.ids[asking_kind][asking], self.ids[kind][candidates]    # (·, 2)
         if not torch.isin(asking_ids, ids).any(): return excluded
         one, other = asking_ids[:, :1], asking_ids[:, 1:]
         same = (one == ids[:, 0]) | (one == ids[:, 1]) | (other == ids[:, 0]) | (other == ids[:, 1])
-        if own is not None and {asking_kind, kind} == {'q', 'd'}:
-            same &= ~own   # the pair itself always counts
+        if same_row is not None and {asking_kind, kind} == {'q', 'd'}:
+            same &= ~same_row   # the pair itself counts
         return same if excluded is None else same | excluded
 
 # %% ../nbs/machinery/loss_arguments.ipynb #c1f0e5a4
@@ -163,6 +163,7 @@ def preset(
     with_values.__doc__ = '\n'.join([about, '', 'Args:', *(line for line in described
         if not line.startswith(tuple(f'    {parameter} (' for parameter in values)))])
     with_values.__name__ = with_values.__qualname__ = name
+    with_values.__module__ = function.__module__
     with_values.__signature__ = signature     # type: ignore[attr-defined]  # typeshed lacks it
     return with_values
 

@@ -15,9 +15,8 @@ from .loss_arguments import Excluded, NotFinite as NotFinite, check_lengths, che
 from .tiles import tiled_logsumexps
 
 # %% ../nbs/book/03_losses.ipynb #83346958
-# name: what a query is compared with, what a document is compared with (queries, documents, hard negatives),
-# and
-# whether both sums form one partition
+# name: what a query is compared with, what a document is compared with (q: queries, d: documents, h: hard
+# negatives), whether both sums form one partition
 RUNGS = {
     'vanilla':   ('dh',  '',    False),
     'transpose': ('',    'q',   False),
@@ -86,11 +85,11 @@ def contrastive_loss(
             joint and not count_positive_twice, device)
         if tile_size is None: of_query, of_document = _logsumexps(units, sees, excluded)
         else: of_query, of_document = tiled_logsumexps(units, sees, excluded, tile_size)
-        own = (units['q'] * units['d']).sum(1)
-        if joint: return (torch.logaddexp(of_query, of_document) - own).mean()
+        positive = (units['q'] * units['d']).sum(1)
+        if joint: return (torch.logaddexp(of_query, of_document) - positive).mean()
         sums = [partition for partition, seen in ((of_query, query_sees), (of_document, document_sees))
             if seen]
-        return (sum(sums) / len(sums) - own).mean()
+        return (sum(sums) / len(sums) - positive).mean()
 
 documented(globals())
 

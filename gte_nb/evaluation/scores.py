@@ -27,8 +27,8 @@ from ..model.identity import hub_folder, model_hash
 from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
-from gte_nb.utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
-    runs_folder)
+from ..utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
+                          runs_folder)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,7 +111,7 @@ def _folder(name):
 
 # %% ../../nbs/machinery/scores.ipynb #51c7e719
 # of models, in the order in which tables list them
-COLOURS = {'bm25': '#999999', 'bm25-1.5-0.75': '#444444', 'wordllama': '#D55E00',
+COLOURS = {'bm25': '#999999', 'bm25-1.5-0.75': '#767676', 'wordllama': '#D55E00',
     'all-MiniLM-L6-v2': '#56B4E9',
     'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2',
     'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}
@@ -120,7 +120,7 @@ def draw_scores(
     table: 'pd.DataFrame', # model, task, metric, score, low, high; one metric per task
     title: str = '', # states the finding
 ):
-    "A line per task, a dot with its 95% interval per model."
+    "A line per task, a mark with its 95% interval per model."
     import matplotlib.pyplot as plt
     tasks = list(dict.fromkeys(table['task']))
     models = sorted(dict.fromkeys(table['model']),
@@ -131,15 +131,17 @@ def draw_scores(
         rows = table[table['model'] == model].set_index('task').reindex(tasks)
         at = np.arange(len(tasks)) + 0.75*((i + 0.5)/len(models) - 0.5)
         axis.errorbar(rows['score'], at, xerr=[rows['score'] - rows['low'], rows['high'] - rows['score']],
-            fmt='o', markersize=4.5, capsize=2, linewidth=1.2, color=COLOURS.get(model, '#000000'),
+            fmt='os^Dv<>P'[i % 8], markersize=4.5, capsize=2, linewidth=1.2,
+            color=COLOURS.get(model, '#767676'),
             label=model)
     metrics = table.drop_duplicates('task').set_index('task')['metric']
     axis.set_yticks(range(len(tasks)), [f'{task} ({metrics[task]})' for task in tasks])
-    for line in np.arange(len(tasks) - 1) + 0.5: axis.axhline(line, color='#dddddd', linewidth=0.8)
+    for line in np.arange(len(tasks) - 1) + 0.5:
+        axis.axhline(line, color='#767676', alpha=0.25, linewidth=0.8)
     axis.set(xlabel='score, with its 95% interval', ylim=(len(tasks) - 0.5, -0.5),
         xlim=(min(0, table['low'].min()), None))
     axis.set_title(title, loc='left')
-    axis.grid(axis='x', color='#eeeeee'); axis.set_axisbelow(True)
+    axis.grid(axis='x', color='#767676', alpha=0.25); axis.set_axisbelow(True)
     figure.legend(*axis.get_legend_handles_labels(), frameon=False, ncols=min(len(models), 4),
         loc='outside lower center', fontsize=9)
     return figure

@@ -258,18 +258,18 @@ def draw_differences(
     title: str = '', # states the finding
     unit: str = 'difference of MRR@10 × 100, 95% intervals that hold together (Bonferroni)', # of the axis
 ) -> 'Figure': # of matplotlib
-    "A dot with its interval for each comparison: green above 0, red below, grey where one cannot tell."
+    "A mark with its interval for each comparison: ▲ above 0, ▼ below, a grey dot where one cannot tell."
     figure = new_figure(7.5, 1.1 + 0.32*len(found))
     axis = figure.subplots()
     for place, (mean, low, high) in enumerate(found.values()):
-        colour = '#009E73' if low > 0 else '#D55E00' if high < 0 else '#999999'
+        mark, colour = ('^', '#009E73') if low > 0 else ('v', '#D55E00') if high < 0 else ('o', '#767676')
         ends = [[100*(mean - low)], [100*(high - mean)]]
-        axis.errorbar(100*mean, place, xerr=ends, fmt='o', ms=5, capsize=3, color=colour)
-    axis.axvline(0, color='black', lw=0.8)
+        axis.errorbar(100*mean, place, xerr=ends, fmt=mark, ms=6, capsize=3, color=colour)
+    axis.axvline(0, color='#767676', lw=0.8)
     axis.set(yticks=range(len(found)), ylim=(len(found) - 0.5, -0.5), xlabel=unit)
     axis.set_yticklabels(found)
     axis.set_title(title, loc='left', fontsize=11)
-    axis.grid(axis='x', color='#eeeeee'); axis.set_axisbelow(True)
+    axis.grid(axis='x', color='#767676', alpha=0.25); axis.set_axisbelow(True)
     return figure
 
 def against(
@@ -293,10 +293,11 @@ def draw_against(
     mean, low, high = 100*np.array(list(found.values())).T
     ends = [mean - low, high - mean]
     axis.errorbar(list(found), mean, yerr=ends, fmt='o-', ms=4, capsize=3, color=colour, label=label)
-    axis.axhline(0, color='black', lw=0.8); axis.grid(axis='y', color='#eeeeee'); axis.set_axisbelow(True)
+    axis.axhline(0, color='#767676', lw=0.8)
+    axis.grid(axis='y', color='#767676', alpha=0.25); axis.set_axisbelow(True)
     if level is None: return
     scores = axis.secondary_yaxis('right', functions=(lambda d: d + 100*level, lambda s: s - 100*level))
-    scores.set_ylabel(f'{label}: MRR@10 × 100', fontsize=8)
+    scores.set_ylabel(f'{label}: MRR@10 × 100', fontsize=9)
 
 def arm_table(
     rows: 'pd.DataFrame', # recorded

@@ -54,9 +54,9 @@ def draw_run(
             label=f"{name} ({rows['score'].iloc[0]:.2f} before)")
         axes[1].fill_between(rows['step'], rows['low'], rows['high'], color=colour, alpha=0.15, lw=0)
     if len(gauges):
-        axes[1].axhline(0, color='black', lw=0.8)
+        axes[1].axhline(0, color='#767676', lw=0.8)
         axes[1].set(xlabel='step', ylabel='change of the score, 95% interval')
-        axes[1].legend(frameon=False, fontsize=8)
+        axes[1].legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     return figure
 
