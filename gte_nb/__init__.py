@@ -17,6 +17,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .model.bm25 import BM25
     from .model.embedder import Embedder
     from .model.encoder import Encoder, EncoderConfig, StaticEncoder
+    from .training.distil_command import Distillation, run_distillation
     from .training.gradient_cache import backward
     from .training.loop import train
     from .training.negatives import mine_hard_negatives
@@ -36,6 +37,7 @@ _HOMES = {
     "model.bm25": ("BM25",),
     "model.embedder": ("Embedder",),
     "model.encoder": ("Encoder", "EncoderConfig", "StaticEncoder"),
+    "training.distil_command": ("Distillation", "run_distillation"),
     "training.gradient_cache": ("backward",),
     "training.loop": ("train",),
     "training.negatives": ("mine_hard_negatives",),
