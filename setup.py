@@ -10,7 +10,7 @@ name = settings["lib_name"]
 words = lambda key: settings.get(key, "").split()
 readme = Path("README.md")
 extras = {extra: words(f"{extra}_requirements")
-    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "dev")}
+    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "cluster", "dev")}
 extras["dev"] += extras["eval"] + extras["onnx"]
 
 setuptools.setup(
@@ -34,7 +34,7 @@ setuptools.setup(
     # The tables of data/ travel inside the package; its folders (results, runs, cache) do not.
     packages=setuptools.find_packages(include=[name, f"{name}.*"]) + [f"{name}.tables"],
     package_dir={f"{name}.tables": "data"},
-    package_data={name: ["py.typed"], f"{name}.tables": ["*.csv"]},
+    package_data={name: ["py.typed"], f"{name}.tables": ["*.csv", "*.toml"]},
     include_package_data=False,
     zip_safe=False,
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{name}={name}._modidx:d"]},

@@ -11,12 +11,15 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .data.mining import mine, open_corpus
     from .data.registry import load, registry
     from .data.sampler import MixtureSampler, mixing_probs
+    from .data.sources import Sources
     from .evaluation.evaluate import evaluate
+    from .evaluation.own_tasks import read_task
     from .evaluation.tasks import find_tasks
     from .losses import contrastive_loss, improved_contrastive_loss, info_nce, symmetric_info_nce
     from .model.bm25 import BM25
     from .model.embedder import Embedder
     from .model.encoder import Encoder, EncoderConfig, StaticEncoder
+    from .search_index import SearchIndex
     from .training.distil_command import Distillation, run_distillation
     from .training.gradient_cache import backward
     from .training.loop import train
@@ -31,12 +34,15 @@ _HOMES = {
     "data.mining": ("mine", "open_corpus"),
     "data.registry": ("load", "registry"),
     "data.sampler": ("MixtureSampler", "mixing_probs"),
+    "data.sources": ("Sources",),
     "evaluation.evaluate": ("evaluate",),
+    "evaluation.own_tasks": ("read_task",),
     "evaluation.tasks": ("find_tasks",),
     "losses": ("contrastive_loss", "improved_contrastive_loss", "info_nce", "symmetric_info_nce"),
     "model.bm25": ("BM25",),
     "model.embedder": ("Embedder",),
     "model.encoder": ("Encoder", "EncoderConfig", "StaticEncoder"),
+    "search_index": ("SearchIndex",),
     "training.distil_command": ("Distillation", "run_distillation"),
     "training.gradient_cache": ("backward",),
     "training.loop": ("train",),

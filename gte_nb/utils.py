@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder', 'progress_bar',
-           'new_figure', 'written_aside', 'kept', 'report_unread', 'complain', 'writing', 'os_errors_said', 'stopped']
+           'new_figure', 'interactive', 'written_aside', 'kept', 'read_json', 'cores', 'report_unread', 'complain',
+           'writing', 'os_errors_said', 'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
@@ -85,6 +86,18 @@ def new_figure(
     figure._repr_png_ = png  # type: ignore[attr-defined]  # IPython asks for it
     return figure
 
+def interactive(
+    draw: Callable[..., Any], # draws one picture from named values; its defaults give the picture of the page
+    **choices: Any, # for each name what ipywidgets.interact takes: (low, high, step), a list, True or False
+):
+    """Draw anew whenever a slider moves, in a notebook that somebody works in; elsewhere (tests, saved
+    notebooks: TQDM_DISABLE=1) once, with the defaults."""
+    try: from ipywidgets import interact
+    except ImportError: interact = None
+    if interact and 'ipykernel' in sys.modules and not os.environ.get('TQDM_DISABLE'):
+        interact(draw, **choices)
+    else: draw()
+
 @contextmanager
 def written_aside(
     file: Path, # that is to be; its folder is made when it is missing
@@ -106,6 +119,19 @@ def kept(
     if (value := compute()) is not None:
         with written_aside(file) as aside: aside.write_text(json.dumps(value), encoding='utf-8')
     return value
+
+def read_json(
+    file: Path, # holds an object
+) -> dict: # {} when there is no such file
+    "Read a JSON object. Raises ValueError when the file is damaged."
+    if not file.is_file(): return {}
+    try: return dict(json.loads(file.read_text(encoding='utf-8')))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f'{file} is damaged ({error}): copy it again') from None
+
+def cores() -> int: # at least 1
+    "The processor cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 def report_unread(
     refused: list[str], # a sentence for each file
@@ -142,7 +168,7 @@ def os_errors_said():
         if error.errno is None: raise                                     # a sentence of ours
         advice = 'mend that'
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            advice = f'make room (the cache is in {cache_folder()})'
+            advice = f"make room {'there' if error.filename else f'(the cache is in {cache_folder()})'}"
         if error.errno in (errno.EMFILE, errno.ENFILE): advice = 'allow more open files (ulimit -n 1024)'
         where = f': {error.filename}' if error.filename else ''
         raise ValueError(f'{error.strerror}{where}; {advice}, and the same command goes on') from None

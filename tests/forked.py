@@ -3,8 +3,8 @@ import inspect, json, os, resource, signal, sys, time, traceback
 
 # what runs import on their way
 import huggingface_hub.repocard_data, matplotlib.backends.backend_agg, matplotlib.figure  # noqa: F401
-import pandas, pyarrow.dataset, pyarrow.parquet, torch._dynamo, torch.distributed.fsdp  # noqa: F401
-import gte_nb.training.command
+import pandas, pyarrow.dataset, pyarrow.parquet, torch.distributed.fsdp  # noqa: F401
+import gte_nb.training.command, gte_nb.training.stages, gte_nb.training.watch
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.data.sampler import MixtureSampler
 from gte_nb.training.recipes import Recipe
@@ -32,7 +32,7 @@ class Run:
             if files: resource.setrlimit(resource.RLIMIT_FSIZE, (files, files))
             if handles: resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
             if dies_at is not None or slow: _at_each_batch(dies_at, slow)
-            if not chart: gte_nb.training.command.draw_run = lambda *arguments: NoChart()
+            if not chart: gte_nb.training.watch.draw_run = lambda *arguments: NoChart()
             work(*arguments)
             status = 0
         except SystemExit as error: status = error.code or 0

@@ -18,12 +18,14 @@ from gte_nb.model.embedder import Embedder, minilm_folder
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.encoder import Encoder, EncoderConfig
 from gte_nb.evaluation.evaluate import (BM25, STS, Classification, Clustering, PairClassification, Retrieval,
-                                        difference, evaluate, vectors)
+                                        clustering_task, difference, evaluate, vectors)
 from gte_nb.model.folders import Settings
 from gte_nb.data.mining import open_corpus
 from gte_nb.evaluation.scores import gte_evaluate, load_model
 from gte_nb.model.identity import model_hash
-from gte_nb.evaluation.tasks import clustering_task, find_tasks, local_tasks, own_task, tuning_task
+from gte_nb.data.sources import Sources
+from gte_nb.evaluation.own_tasks import local_tasks
+from gte_nb.evaluation.tasks import find_tasks, own_task, tuning_task
 
 def refused(function, says, error=ValueError):
     "`function` raises one sentence that holds `says`."
@@ -90,33 +92,31 @@ EMPTY, NUMBERS = ['', None, *FIRST[2:]], [0., 1., np.nan, *np.arange(57)]
 
 @pytest.mark.parametrize('name, parts, says', [
     ('gaps', dict(test=dict(sentence1=EMPTY, sentence2=SECOND, score=NUMBERS)),
-        'gaps-test.parquet: 3 of 60 rows lack a text or a number and are left out, first row 0, '
-        "whose sentence1 is ''"),
+        "gaps-test.parquet lack something and are left out, first row 1, whose sentence1 is ''"),
     ('flat', dict(test=BOTH | dict(score=[3]*60)), 'flat-test.parquet: each score is 3'),
     ('three', dict(test=BOTH | dict(label=np.arange(60) % 3)),
-        'three-test.parquet, row 2: 2.0 is no label of a pair'),
+        'three-test.parquet, row 3: the label 2 is no label of a pair'),
     ('strange', dict(test=dict(a=FIRST, b=SECOND)),
-        'strange-test.parquet has the columns a, b; it needs sentence1, sentence2, score; or'),
+        'strange-test.parquet has the columns a, b; it needs sentence1 and sentence2, text1 and text2'),
     ('nothing', dict(test=dict(sentence1=[], sentence2=[], score=[])), 'nothing-test.parquet has no rows'),
-    ('lonely', dict(test=dict(text=FIRST, label=np.arange(60) % 2)), 'add lonely-train.parquet'),
     ('surprise', dict(train=dict(text=FIRST, label=['a', 'b']*30),
                       test=dict(text=FIRST, label=['a', 'c']*30)),
-        "surprise-test.parquet, row 1: 'c' is a label that surprise-train.parquet lacks"),
+        "surprise-test.parquet, row 2: 'c' is a label that"),
     ('vacant', dict(corpus=dict(id=[], text=[]), test=JUDGED), 'vacant-corpus.parquet has no rows'),
     ('twice', dict(corpus=dict(id=['d0', *IDS[:-1]], text=FIRST), test=JUDGED),
-        "twice-corpus.parquet, row 1: 'd0' is the id of an earlier row"),
+        "twice-corpus.parquet, row 2: 'd0' is the id of an earlier row"),
     ('lost', dict(corpus=dict(id=IDS[:50], text=FIRST[:50]), test=JUDGED),
-        "lost-test.parquet, row 50: 'd50' is no id of lost-corpus.parquet"),
+        "lost-test.parquet, row 51: 'd50' is no id of"),
     ('double', dict(corpus=TEXTS, test=JUDGED | dict(query_id=['q'] + IDS[1:-1] + ['q'])),
-        "double-test.parquet, row 59: 'q' is the query_id of two different queries"),
+        "double-test.parquet, row 60: 'q' is the query_id of two different queries"),
     ('unjudged', dict(corpus=TEXTS, queries=TEXTS),
         'there is unjudged-corpus.parquet, unjudged-queries.parquet, and no qrels'),
     ('stray', dict(corpus=TEXTS, queries=dict(id=IDS[:2], text=FIRST[:2]),
                    qrels=dict(query_id=['d0', 'd7'], corpus_id=['d0', 'd7'], score=[1, 1])),
-        "stray-qrels.parquet, row 1: 'd7' is no id of stray-queries.parquet"),
+        "stray-qrels.parquet, row 2: 'd7' is no id of"),
     ('irrelevant', dict(corpus=TEXTS, queries=TEXTS,
                         qrels=dict(query_id=['d0'], corpus_id=['d0'], score=[0])),
-        'no query of irrelevant-qrels.parquet has a relevant document'),
+        'irrelevant-qrels.parquet has a relevant document'),
     ('untrained', dict(train=dict(text=FIRST, label=np.arange(60) % 2)),
         'there is no untrained-test.parquet'),
 ])
@@ -134,7 +134,7 @@ def test_files_that_are_no_set(tmp_path):
     (tmp_path/'other-test.jsonl').write_text('{}')
     tasks, notes = local_tasks(tmp_path)
     assert not tasks
-    for part in ('untitled.parquet is left out', 'cut-test.parquet cannot be read as parquet',
+    for part in ('untitled.parquet is left out', 'cut-test.parquet cannot be read (',
                  'other-test.jsonl: it is not read'):
         assert sum(part in note for note in notes) == 1
     _, notes = local_tasks(tmp_path, 'validation')
@@ -165,6 +165,8 @@ def test_own_rows_are_a_task_of_the_rows_that_are_held_out(splits, name, n, tune
     assert len(task.queries) == len(task.documents) == n and task.measure(BM25())['MRR@10'].mean() == 1
     assert any(SEEN in note for note in notes) == says and getattr(tuning_task(corpus), 'name', None) == tuned
     assert any(note.startswith('packages are left out: my.jsonl') for note in notes)
+    own, notes = find_tasks(['own'], corpus)                    # what `--corpus` alone asks for
+    assert [task.name for task in own] == [name] and len(notes) == says
 
 def answers(task):
     return {(query, task.documents[d]) for query, right in zip(task.queries, task.right) for d in right}
@@ -177,6 +179,13 @@ def test_own_rows_with_several_answers(tmp_path):
     assert answers(task) == pairs and task.metric == 'nDCG@10'
     assert len(few.queries) == 2                                # each with all of its answers
     assert answers(few) == {(q, d) for q, d in pairs if q in few.queries}
+
+def test_own_rows_without_their_prefixes(tmp_path):
+    "The model's folder says what stands before a text; a test with it would have it twice."
+    source = dict(files=str(tmp_path/'my.csv'), query_prefix='query: ', document_prefix='passage: ')
+    (tmp_path/'my.csv').write_text('query,document\na,one\nb,two')
+    task = own_task(Sources.open(dict(my=source)).corpus(tmp_path/'corpus'), 'my')
+    assert answers(task) == {('a', 'one'), ('b', 'two')}
 
 def test_own_rows_that_leave_nothing_to_choose(tmp_path):
     (tmp_path/'my.csv').write_text('query,document\na,one\nb,one')
@@ -295,6 +304,10 @@ def test_folders_that_are_no_model(files, says, tmp_path):
     for name, text in files.items(): (tmp_path/name).write_text(text)
     refused(lambda: load_model(str(tmp_path), None), says, (ValueError, FileNotFoundError))
 
+def test_bm25_with_constants_of_its_name():
+    model, key, _ = load_model('bm25-0.9-0.4')
+    assert (model.k1, model.b, key) == (0.9, 0.4, 'bm25-0.9-0.4')
+
 def test_names_that_are_no_model():
     refused(lambda: load_model('no-such-model', None), "no-such-model is no folder with a model, nor 'bm25'")
 
@@ -335,7 +348,8 @@ def evaluated(tmp_path, monkeypatch, capsys):
     "What `gte_evaluate` prints, where the project's corpus must not be opened."
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
     monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path))
-    monkeypatch.setattr(scores, 'open_corpus', lambda paths: open_corpus(paths) if paths else no_corpus())
+    monkeypatch.setattr('gte_nb.data.mining.open_corpus',
+                        lambda paths: open_corpus(paths) if paths else no_corpus())
     def command(models, **how):
         capsys.readouterr()
         try: gte_evaluate(models, out=str(tmp_path/'out'), **how)
@@ -349,13 +363,15 @@ def test_bm25_and_a_model_on_own_rows(evaluated, tmp_path):
     said = evaluated(['bm25', str(bert(tmp_path/'model'))], corpus=[rows], tasks='my (train)')
     assert 'my (train) (MRR@10)  1.000 [1.000, 1.000]' in said and said.count(SEEN) == 1
     assert 'bm25: this corpus has no validation rows to choose k1 and b on' in said
+    rows_of(tmp_path/'my.jsonl', ['test', 'validation']*10)
+    assert 'choose k1' not in evaluated(['bm25'], corpus=[rows], tasks='my')
 
 def test_a_corpus_of_several_files(evaluated, tmp_path):
-    splits = ['test', 'train']*5, ['train', 'test', 'test']*4   # the second has other rows in test
+    splits = ['test', 'train']*5, ['train', 'test', 'test']*4   # each file is a source
     files = [str(rows_of(tmp_path/f'{name}.jsonl', part)) for name, part in zip(('one', 'two'), splits)]
-    evaluated(['bm25'], corpus=files, tasks='one')
-    held_out = {i for part in splits for i, split in enumerate(part) if split == 'test'}
-    assert set(pd.read_csv(tmp_path/'out'/'evaluation.csv')['n']) == {len(held_out)}
+    evaluated(['bm25'], corpus=files, tasks='one; two')
+    rows = pd.read_csv(tmp_path/'out'/'evaluation.csv')
+    assert rows.groupby('task')['n'].first().to_dict() == dict(one=5, two=8)
 
 def test_a_changed_folder_is_measured_again(evaluated, tmp_path):
     words = [f'word{i}' for i in range(20)]
@@ -368,12 +384,12 @@ def test_a_changed_folder_is_measured_again(evaluated, tmp_path):
 
 def test_own_test_sets_need_no_corpus(evaluated, tmp_path):
     pd.DataFrame(BOTH | dict(score=np.arange(60) % 5)).to_parquet(tmp_path/'Mine-test.parquet')
-    assert 'Mine (Spearman)' in evaluated([str(bert(tmp_path/'model'))], tasks='Mine')
+    assert 'Mine (Spearman)' in evaluated(['bm25', str(bert(tmp_path/'model'))], tasks='Mine')
 
 @pytest.mark.parametrize('how, says', [
     (dict(tasks='STSbenchmarc', corpus=['my.jsonl']), 'error: no task or suite is called'),
     (dict(benchmark='STSBenchmark'), 'error: bm25 gives no vectors'),
-    (dict(corpus=['nowhere.jsonl']), 'error: nowhere.jsonl'),
+    (dict(corpus=['nowhere.jsonl']), 'error: source nowhere: nowhere.jsonl does not exist'),
 ])
 def test_what_the_command_refuses(how, says, evaluated, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,7 @@ PACKAGE = Path(gte_nb.__file__).parent
 # Each room may import those before it.
 ORDER = ('documented', 'utils', 'data', 'model', 'loss_arguments', 'tiles', 'losses', 'training', 'sharing',
     'evaluation',
-         'experiments', 'search_index', 'search')
+         'search_index', 'answers', 'experiments', 'search') # what a study measures stands before it
 SHORT_PATHS = dict(encoder=['model.encoder'], embedder=['model.embedder', 'data.tokens'],
                    sampler=['data.sampler', 'data.permutation'])
 FILES = [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob('*.py'))
@@ -84,7 +84,8 @@ def test_short_paths(path):
         assert whole.__all__ and all(getattr(short, name) is getattr(whole, name) for name in whole.__all__)
 
 @pytest.mark.parametrize('code', ['import gte_nb', 'from gte_nb import mixing_probs, MixtureSampler',
-                                  'import gte_nb; dir(gte_nb)', 'from gte_nb import registry, from_files'])
+                                  'import gte_nb; dir(gte_nb)',
+                                  'from gte_nb import registry, from_files, Sources'])
 def test_without_torch(code):
     "What needs no torch imports none."
     told = subprocess.run([sys.executable, '-c', f'{code}\nimport sys; print("torch" in sys.modules)'],

@@ -48,3 +48,17 @@ def test_other_files(configured, tmp_path):
     assert asyncio.run(contents.get('text.md'))['content'] == '# A title'
     assert {entry['name'] for entry in asyncio.run(contents.get(''))['content']} == {'text.md', 'book.ipynb'}
     assert asyncio.run(contents.get('book.ipynb', content=False))['content'] is None
+
+def no_lesson(source):
+    "Directives, imports, what is hidden, solutions of exercises: a cell that is shown folded."
+    return source.startswith(('#| default_exp', '#| hide', '# A solution', '#| export\nimport ',
+                              '#| export\nfrom ', '#| export\ndocumented(globals)'))
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('nbs/*/*.ipynb')), ids=lambda path: path.stem)
+def test_folded(path):
+    "The first idea of a notebook is not pushed off the screen."
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    open_cells = [number for number, cell in enumerate(cells) if cell['cell_type'] == 'code'
+                  and no_lesson(''.join(cell['source']))
+                  and not cell['metadata'].get('jupyter', {}).get('source_hidden')]
+    assert not open_cells, f'fold these cells of {path.name} (View > Collapse Selected Code): {open_cells}'

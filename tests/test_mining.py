@@ -1,5 +1,5 @@
 "Mining: tiny packages with a dist-info, made here, instead of the installed ones."
-import base64, hashlib, importlib, json, os, signal, subprocess, sys, textwrap
+import base64, hashlib, importlib, os, signal, subprocess, sys, textwrap
 from importlib import metadata
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from gte_nb.data import mining
 from gte_nb.data.corpus import Corpus
-from gte_nb.data.mining import (KINDS, gte_mine, mine, open_corpus, package_functions, package_list,
+from gte_nb.data.mining import (KINDS, gte_mine, mine, open_corpus, package_list,
                                 split_within)
 from gte_nb.data.text import SPLITS
 
@@ -177,20 +177,6 @@ def test_bad_files(site, capsys):
     assert '1 of 4 files could not be read' in capsys.readouterr().out      # three, and the long description
     assert corpus.functions()['name'].tolist() == ['row_boat', 'sail', 'whole']
 
-def test_functions(site):
-    "Functions alone: tests and texts are not read; a corpus goes on with what is kept, and the reverse."
-    install(site, 'boats', {'boats.py': BOATS, 'test_boats.py': TEST})
-    install(site, 'trees', {'trees.py': TREES})
-    assert package_functions('boats')['name'].tolist() == ['row_boat', 'sail']
-    assert [name.split('-')[2] for name in kept('boats')] == ['code']
-    before = kept('boats')
-    mine('boats,trees')
-    assert before.items() <= kept('boats').items() and len(kept('boats')) == len(KINDS)
-    assert package_functions('trees,boats')['name'].tolist() == ['plant', 'fell', 'row_boat', 'sail']
-    install(site, 'stones', {'stones.py': 'x = 1\n'})
-    assert package_functions('stones').empty
-    with pytest.raises(ValueError, match='not installed: bosts'): package_functions('bosts')
-
 def test_installed(site, monkeypatch):
     "Every installed package, and Python; what is left of a broken one is none."
     install(site, 'boats', {'boats.py': BOATS})
@@ -198,21 +184,6 @@ def test_installed(site, monkeypatch):
     every = metadata.distributions
     monkeypatch.setattr(metadata, 'distributions', lambda: every(path=[str(site)]))
     assert [row['package'] for row in package_list('installed')] == ['python', 'boats']
-
-@pytest.mark.parametrize('base', ['.', 'src'])
-def test_editable(site, tmp_path, base):
-    "A package that is installed from where it is written is read there, again when a file changes or is new."
-    source = tmp_path/'project'/base
-    origin = dict(dir_info=dict(editable=True), url=(tmp_path/'project').as_uri())
-    install(site, 'boats', {'boats-1.0.dist-info/direct_url.json': json.dumps(origin)})
-    (source/'boats').mkdir(parents=True)
-    (source/'boats'/'__init__.py').write_text(BOATS)
-    functions = package_functions('boats')
-    assert functions['name'].tolist() == ['row_boat', 'sail'] and set(functions['module']) == {'boats'}
-    (source/'boats'/'__init__.py').write_text(BOATS + TREES)
-    assert package_functions('boats')['name'].tolist() == ['row_boat', 'sail', 'plant', 'fell']
-    (source/'boats'/'more.py').write_text(BIRDS)
-    assert package_functions('boats')['module'].tolist() == ['boats']*4 + ['boats.more']*2
 
 @pytest.mark.parametrize('content, sentence', [
     ('package,version,split\ncafé,1,train\n'.encode('latin-1'), 'is not UTF-8'),

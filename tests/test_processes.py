@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest, torch.distributed.run
 
-import gte_nb.training.command, gte_nb.training.processes
+import gte_nb.data.mining, gte_nb.training.command, gte_nb.training.processes
 from forked import OFTEN, TINY, Place, Run, done, refused
 from gte_nb.training.checkpoints import checkpoint_steps
 from gte_nb.experiments.studies.kills import killed
@@ -79,11 +79,11 @@ def test_a_process_that_hangs(place):
 
 def preparing(place):
     "The command, in which preparing the corpus takes for ever."
-    def corpus(paths, quoting):
+    def corpus(*asked):
         (place.folder/'began').touch()
         time.sleep(600)
     def command(words):
-        gte_nb.training.command.open_corpus = corpus
+        gte_nb.data.mining.open_corpus = corpus
         gte_nb.training.command.gte_pretrain(words)
     return lambda words, **how: Run(command, list(map(str, words)), **how)
 
@@ -155,7 +155,7 @@ def test_a_notebook_shows_no_warning_and_can_be_interrupted(place):
             yield (message := client.get_iopub_msg(timeout=120))
             if last(message): return
     try:
-        client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training.command")
+        client.execute("import sys; sys.modules['ipywidgets'] = None; import gte_nb.training.stages")
         said = [*messages(lambda message: message['content'].get('execution_state') == 'idle')]
         assert not [message for message in said if message['msg_type'] in ('stream', 'error')]
         client.execute(IN_A_NOTEBOOK.format(out=str(place.out)))

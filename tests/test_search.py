@@ -1,20 +1,23 @@
-"Search: what is searched, which vectors are computed, what is said; with tiny packages and a static model."
-import json
+"Search: what is searched, which vectors are computed, what is said, what it costs; with tiny packages."
+import json, os, signal, statistics, subprocess, sys
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np, pytest, torch
 import test_mining
 from fastcore.script import anno_parser
-from test_mining import BIRDS, BOATS, PACKAGES, TREES, install, kept
+from test_mining import BIRDS, BOATS, PACKAGES, TREES, code, install
 
-from gte_nb import search, search_index
-from gte_nb.data import mining
+from gte_nb import answers, search
+from gte_nb.data import functions, mining
+from gte_nb.data.functions import environment_stamp, installed_functions
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import StaticEncoder
 from gte_nb.model.identity import model_hash
-from gte_nb.search import gte_search, index_texts, show_hits
+from gte_nb.model.query_model import QueryModel, map_tensors
+from gte_nb.search import gte_search, show_hits
+from gte_nb.search_index import SearchIndex, kept_vectors
 
 site = test_mining.site                                         # its fixture, here as well
 
@@ -29,22 +32,30 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def embedded(monkeypatch):
-    "All texts whose vectors the index computes; queries go through `encode`, which passes more arguments on."
-    texts, stream = [], Embedder.encode_stream
-    def encode_stream(self, some, *arguments, **how):
-        if not arguments: texts.extend(some)
-        return stream(self, some, *arguments, **how)
-    monkeypatch.setattr(Embedder, 'encode_stream', encode_stream)
+    "All texts whose vectors an index computes."
+    texts, encode = [], Embedder.encode_document
+    def encode_document(self, some, **how):
+        texts.extend(some)
+        return encode(self, some, **how)
+    monkeypatch.setattr(Embedder, 'encode_document', encode_document)
     return texts
 
 @pytest.fixture
 def environment(site, monkeypatch):
     "An environment of three packages; Python itself is left out, which would take seconds."
     for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
-    every, files = metadata.distributions, mining.python_files
+    every, files = metadata.distributions, functions.python_files
     monkeypatch.setattr(metadata, 'distributions', lambda: every(path=[str(site)]))
-    monkeypatch.setattr(mining, 'python_files', lambda package: [] if package == 'python' else files(package))
+    monkeypatch.setattr(functions, 'python_files',
+        lambda package: [] if package == 'python' else files(package))
     return site
+
+def names(answer): return [hit['name'] for hit in answer.hits]
+
+def texts_file(file, texts):
+    "A file of texts."
+    file.write_text('\n'.join(json.dumps(dict(text=text)) for text in texts))
+    return file
 
 def rows_file(file, documents):
     "A file of rows as gte_pretrain takes it."
@@ -52,68 +63,102 @@ def rows_file(file, documents):
     file.write_text('\n'.join(map(json.dumps, rows)))
     return file
 
-@pytest.mark.parametrize('groups, blocks', [
-    ('', []), ('a', [(0, 1)]), ('aab', [(0, 2), (2, 3)]), ('aaab', [(0, 3), (3, 4)]),
-    ('aaaaaaab', [(0, 3), (3, 6), (6, 7), (7, 8)]),
-])
-def test_blocks(monkeypatch, groups, blocks):
-    "A block never crosses two packages and has at most BLOCK texts."
-    monkeypatch.setattr(search_index, 'BLOCK', 3)
-    assert search_index._blocks(list(groups)) == blocks
-
-def test_index(model, tmp_path, monkeypatch, embedded):
-    "Vectors are those of `encode`; what changed is computed, what is interrupted goes on."
-    monkeypatch.setattr(search_index, 'BLOCK', 3)
-    monkeypatch.setattr('gte_nb.model.embedder.WINDOW', 2)
-    embedder, texts = Embedder.load(model), [f'a boat with {i} oars.' for i in range(20)]
-    right = embedder.encode(texts).astype(np.float16)
-    window = Embedder._window
-    def interrupted(self, some, first, *arguments):
-        if first >= 10: raise KeyboardInterrupt
-        return window(self, some, first, *arguments)
-    monkeypatch.setattr(Embedder, '_window', interrupted)
-    with pytest.raises(KeyboardInterrupt): index_texts(texts, embedder, tmp_path)
-    monkeypatch.setattr(Embedder, '_window', window)
-    assert len(list(tmp_path.iterdir())) == 3                               # ten texts are three whole blocks
-    embedded.clear()
-    assert (index_texts(texts, embedder, tmp_path) == right).all() and embedded == texts[9:]
-    embedded.clear()
-    assert (index_texts(texts, embedder, tmp_path) == right).all() and not embedded
-    texts[4] = 'a boat with a sail.'
-    assert (index_texts(texts, embedder, tmp_path) == embedder.encode(texts).astype(np.float16)).all()
-    assert embedded == texts[3:6]
-    assert index_texts([], embedder, tmp_path).shape == (0, embedder.hidden_size)
-
-def test_environment(environment, model, embedded, capsys):
-    "By default every installed package is searched; one that is new or changed costs its own functions only."
+def test_environment(environment, model, embedded):
+    "By default every installed package is searched; one that is new or changed costs its new functions only."
     found = search.search('cut an old tree down', model, top=6)
-    assert found['name'][0] == 'fell' and len(found) == 6 and len(embedded) == 6
-    assert sorted(set(found['module'])) == ['birds', 'boats', 'trees']
-    assert 'Indexing 6 of 6 texts' in capsys.readouterr().err
+    assert names(found)[0] == 'fell' and found.searched == len(found.hits) == len(embedded) == 6
+    assert sorted({hit['module'] for hit in found.hits}) == ['birds', 'boats', 'trees']
     embedded.clear()
-    assert search.search('cut an old tree down', model, top=6).equals(found) and not embedded
+    assert search.search('cut an old tree down', model, top=6) == found and not embedded
     changed = BOATS.replace('over the lake with', 'across it with')
     install(environment, 'boats', {'boats.py': changed}, version='2.0')
     (environment/'boats-1.0.dist-info').rename(environment/'gone')
     install(environment, 'kites', {'kites.py': BIRDS.replace('bird', 'kite')})
-    assert len(search.search('cut an old tree down', model)) == 8
-    names = ['boats row boat', 'boats sail', 'kites feed', 'kites whistle']
-    assert sorted(text.split(':')[0] for text in embedded) == names
+    assert search.search('cut an old tree down', model, top=10).searched == 8
+    assert sorted(text.split(':')[0] for text in embedded) == ['boats row boat', 'kites feed',
+        'kites whistle']
 
-def test_packages(environment, model):
-    "Only the packages that are named are mined, and only their code."
-    found = search.search('cut an old tree down', model, packages='trees, boats')
-    assert set(found['module']) == {'trees', 'boats'}
-    assert sorted(name.rsplit('-', 1)[0] for name in kept()) == ['boats-1.0-code', 'trees-1.0-code']
+def test_words_first(environment, model, monkeypatch):
+    "Who waits gets an answer from words: from the packages that are read, from all, and then the model's."
+    monkeypatch.setattr(answers, 'SOON', 0)
+    monkeypatch.setattr(answers, 'PATIENCE', 0)
+    early, late, best = answers.answers('cut an old tree down', answers.of_packages(None), model)
+    assert early.missing and not early.final and early.searched < late.searched == best.searched == 6
+    assert early.model == late.model == 'words' and best.model == str(model) and best.final
+    assert names(late)[0] == names(best)[0] == 'fell'
+    again, = answers.answers('cut an old tree down', answers.of_packages(None), model)
+    assert again == best
+
+def test_quick(environment, model, embedded):
+    "A quick answer embeds nothing, and takes the model's vectors where they are."
+    quick, = answers.answers('cut an old tree down', answers.of_packages(None), model, quick=True)
+    assert quick.model == 'words' and quick.final and not embedded
+    best = search.search('cut an old tree down', model)
+    assert list(answers.answers('cut an old tree down', answers.of_packages(None), model,
+        quick=True)) == [best]
+
+@pytest.mark.parametrize('base', ['.', 'src'])
+def test_editable(site, tmp_path, base):
+    "A package that is installed from where it is written is read there, again when a file changes or is new."
+    source, stamps = tmp_path/'project'/base, set()
+    origin = dict(dir_info=dict(editable=True), url=(tmp_path/'project').as_uri())
+    install(site, 'boats', {'boats-1.0.dist-info/direct_url.json': json.dumps(origin)})
+    (source/'boats').mkdir(parents=True)
+    def found():
+        stamps.add(environment_stamp())
+        *_, (rows, _) = installed_functions('boats')
+        return [f"{row['module']}.{row['name']}" for row in rows]
+    (source/'boats'/'__init__.py').write_text(BOATS)
+    assert found() == ['boats.row_boat', 'boats.sail']
+    (source/'boats'/'__init__.py').write_text(BOATS + TREES)
+    assert found() == [f'boats.{name}' for name in ('row_boat', 'sail', 'plant', 'fell')]
+    (source/'boats'/'more.py').write_text(BIRDS)
+    assert found()[4:] == ['boats.more.feed', 'boats.more.whistle'] and len(stamps) == 3
+
+def test_unreadable_file(site):
+    "A file that is no Python is left out, and so is a text that UTF-8 cannot hold."
+    half = code(('half', 'Half a pair of \\ud800 characters.'), ('whole', 'The other half of them is here.'))
+    install(site, 'boats', {'boats/good.py': BOATS, 'boats/half.py': half,
+        'boats/bad.py': 'def f(:\n "a b"\n'})
+    *_, (rows, _) = installed_functions('boats')
+    assert [row['name'] for row in rows] == ['row_boat', 'sail', 'whole']
+
+KILLED = """import os, signal, sys
+from pathlib import Path
+import numpy as np
+from gte_nb import search_index
+search_index.BLOCK = 3
+calls = []
+def encode(texts):
+    calls.append(texts)
+    if len(calls) == 3: os.kill(os.getpid(), signal.SIGKILL)
+    return np.ones((len(texts), 2), np.float32)
+search_index.kept_vectors([f'text {i}' for i in range(10)], encode, Path(sys.argv[1]))"""
+
+def test_kill(tmp_path):
+    "SIGKILL costs the block at which it came; a damaged block is computed again."
+    killed = subprocess.run([sys.executable, '-c', KILLED, tmp_path], capture_output=True, text=True,
+                            env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    assert killed.returncode == -signal.SIGKILL and 'about' in killed.stderr, killed.stderr
+    asked, texts = [], [f'text {i}' for i in range(10)]
+    def encode(some):
+        asked.extend(some)
+        return np.full((len(some), 2), 2, np.float32)
+    assert kept_vectors(texts, encode, tmp_path)[:, 0].tolist() == [1]*6 + [2]*4 and asked == texts[6:]
+    sorted(tmp_path.glob('*.npz'))[0].write_bytes(b'damaged')
+    asked.clear()
+    assert len(kept_vectors(texts, encode, tmp_path)) == 10 and 3 <= len(asked) <= 4
 
 def test_mined_corpus(environment, model, tmp_path, embedded):
     "The functions of a mined corpus, and of some of its packages; installed, they have the same vectors."
     mining.mine('boats,trees', tmp_path/'corpus')
-    hits = search.search('a tree', model, tmp_path/'corpus')
-    assert set(hits['module']) == {'boats', 'trees'}
-    assert set(search.search('a tree', model, tmp_path/'corpus', packages='boats')['module']) == {'boats'}
+    found = search.search('a tree', model, tmp_path/'corpus')
+    assert {hit['module'] for hit in found.hits} == {'boats', 'trees'}
+    only = search.search('a tree', model, tmp_path/'corpus', packages='boats')
+    assert {hit['module'] for hit in only.hits} == {'boats'}
     embedded.clear()
-    assert search.search('a tree', model, packages='boats,trees').equals(hits) and not embedded
+    installed = search.search('a tree', model, packages='boats,trees')
+    assert sorted(names(installed)) == sorted(names(found)) and not embedded
 
 @pytest.mark.parametrize('kind', ['file', 'list', 'corpus'])
 def test_documents(site, model, tmp_path, embedded, kind):
@@ -123,9 +168,8 @@ def test_documents(site, model, tmp_path, embedded, kind):
     files = [rows_file(tmp_path/'boats.jsonl', boats), rows_file(tmp_path/'trees.jsonl', trees)]
     corpus = {'file': files[0], 'list': files, 'corpus': mining.open_corpus(files).folder}[kind]
     found = search.search('let the wind move', model, corpus)
-    assert found['document'][0] == boats[1] and list(found) == ['score', 'package', 'name', 'document']
-    assert len(found) == len(embedded) == (2 if kind == 'file' else 4)
-    assert set(found['package']) == {file.name for file in (files[:1] if kind == 'file' else files)}
+    assert found.hits[0]['text'] == boats[1] and list(found.hits[0]) == ['score', 'text', 'package', 'name']
+    assert len(found.hits) == len(embedded) == (2 if kind == 'file' else 4)
     embedded.clear()
     search.search('let the wind move', model, files)
     assert embedded == (trees if kind == 'file' else [])
@@ -146,12 +190,18 @@ def test_model_key(model, tmp_path, file, counts):
 
 @pytest.mark.parametrize('asked, said', [
     (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'),
+    (dict(query='a \udce9 tree'), 'half a char'),
     (dict(model='nothing'), 'holds no embedding model'), (dict(corpus='nothing'), 'holds no corpus'),
     (dict(corpus='mined', packages='tress'), 'not in the corpus: tress; it holds trees'),
     (dict(packages='tress'), 'not installed: tress'), (dict(packages='stones'), 'stones holds no public'),
     (dict(corpus='notes.jsonl', packages='trees'), "leave 'trees' out"),
     (dict(corpus='none.jsonl'), 'does not exist'),
     (dict(corpus=['mined', 'notes.jsonl']), 'cannot be joined'),
+    (dict(texts='none.jsonl'), 'does not exist'), (dict(texts='notes.docx'), r'ends in \.docx; texts come '
+    r'as \.jsonl'),
+    (dict(texts='notes.jsonl', corpus='mined'), 'both --corpus and --texts'),
+    (dict(texts='notes.jsonl', packages='trees'), "leave 'trees' out"),
+    (dict(texts='titles.csv'), 'has the columns title; one of text, document, positive is needed'),
 ])
 def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     "One sentence, in Python and from the command."
@@ -159,30 +209,138 @@ def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     install(site, 'stones', {'stones.py': 'x = 1\n'})
     monkeypatch.chdir(tmp_path)
     Path('nothing').mkdir()
+    Path('notes.docx').write_text('notes')
+    Path('titles.csv').write_text('title\nbread\n')
     rows_file(Path('notes.jsonl'), ['Cut an old tree down.'])
-    if 'mined' in asked.get('corpus', ''): mining.mine('trees', 'mined')
+    if 'mined' in asked.get('corpus', '') and 'texts' not in asked: mining.mine('trees', 'mined')
     asked = dict(query='cut a tree', model=str(model)) | asked
     with pytest.raises((ValueError, FileNotFoundError), match=said): search.search(**asked)
     with pytest.raises(SystemExit): gte_search(**asked)
     assert capsys.readouterr().err.splitlines()[-1].startswith('error: ')
 
+def test_changed_model(site, model, tmp_path, embedded):
+    "A model that was trained again in its folder is asked anew."
+    Embedder.load(model).save(tmp_path/'model')
+    notes = texts_file(tmp_path/'notes.jsonl', ['Cut an old tree down.', 'Plant a tree.'])
+    search.search('plant', tmp_path/'model', texts=notes)
+    other = Embedder.load(tmp_path/'model')
+    other.encoder.embedding.weight.data.neg_()
+    other.save(tmp_path/'model')
+    embedded.clear()
+    assert search.search('plant', tmp_path/'model',
+        texts=notes).hits[0]['text'] == 'Plant a tree.' and len(embedded) == 2
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32])
+def test_index_is_exact(tmp_path, dtype):
+    "Rows and scores are those of the whole matrix, in memory, from disk, in parts, and behind a filter."
+    draw = np.random.default_rng(0)
+    vectors, queries = draw.normal(size=(9_000, 8)).astype(dtype), draw.normal(size=(5, 8)).astype(np.float32)
+    index = SearchIndex(vectors=vectors[:5_000])
+    index.add(vectors=vectors[5_000:])
+    index.save(tmp_path/'index')
+    scores, marks = queries @ vectors.astype(np.float32).T, draw.random(9_000) < 0.3
+    for some in (index, SearchIndex.open(tmp_path/'index')):
+        for where, right in ((None, scores), (marks, np.where(marks, scores, -np.inf))):
+            hits = some.search(queries, 7, where)
+            order = np.argsort(-right, axis=1, kind='stable')[:, :7]
+            assert (hits.rows == order).all()
+            assert np.allclose(hits.scores, np.take_along_axis(scores, order, 1), atol=1e-5)
+
+def index_in(folder, model):
+    (index := SearchIndex(['Cut an old tree down.', dict(text='Plant a tree.', about='gardens')],
+        model=model)).save(folder)
+    return index
+
+@pytest.mark.parametrize('break_it, said', [
+    (lambda folder: (folder/'index.json').unlink(), 'holds no index'),
+    (lambda folder: (folder/'index.json').write_text('{"format": 1'), 'is damaged'),
+    (lambda folder: (folder/'index.json').write_text('{"format": 9}'), 'format 9, and 1 is known'),
+    (lambda folder: os.truncate(next(folder.glob('vectors-*')), 200), r'vectors-\w+.npy has 200 bytes of'),
+    (lambda folder: next(folder.glob('ends-*')).unlink(), 'is damaged'),
+])
+def test_damaged_index(model, tmp_path, break_it, said):
+    index_in(tmp_path, model)
+    break_it(tmp_path)
+    with pytest.raises(ValueError, match=said): SearchIndex.open(tmp_path)
+
+@pytest.mark.parametrize('ask, said', [
+    (lambda index: index.search(np.ones((1, 3), np.float32)), r'holds vectors of \d+ numbers, and these '
+    r'have 3'),
+    (lambda index: index.add(['a'], np.ones((1, 3))), 'and these have 3'),
+    (lambda index: index.add(['a', 'b'], np.ones((1, index.width))), '2 texts and 1 vectors'),
+    (lambda index: index.add([7]), 'text 0 is 7'),
+    (lambda index: SearchIndex(vectors=np.full((2, 2), np.nan)), 'vector 0 holds NaN'),
+    (lambda index: SearchIndex(vectors=np.ones((2, 2))).search('tree'), 'has vectors and no model'),
+    (lambda index: SearchIndex(['a tree']).search('tree'), 'has no vectors'),
+    (lambda index: index.search('tree', where=dict(abuot='x')), "rows have no key 'abuot'"),
+    (lambda index: index.search('tree', where=np.ones(3, bool)), 'the filter has 3 marks, the index 2 rows'),
+    (lambda index: index.search('tree', by='luck'), 'choose meaning, words or both'),
+    (lambda index: index.search(np.ones((1, index.width)), by='both'), 'needs queries as texts'),
+    (lambda index: index.search('tree', 0), 'k is 0'),
+])
+def test_index_refuses(model, ask, said):
+    index = SearchIndex(['Cut an old tree down.', 'Plant a tree.'], model=model)
+    with pytest.raises(ValueError, match=said): ask(index)
+
+def test_other_model(model, tmp_path):
+    "An index of another model is refused by name, wherever the other one comes from."
+    index_in(tmp_path/'index', model)
+    other = Embedder.load(model)
+    other.encoder.embedding.weight.data *= 2
+    other.save(tmp_path/'other')
+    with pytest.raises(ValueError, match='was made by the model'):
+        SearchIndex.open(tmp_path/'index', tmp_path/'other')
+    assert SearchIndex.open(tmp_path/'index', model).search('plant').rows[0, 0] == 1
+
+def test_damaged_weights(model, tmp_path):
+    (tmp_path/'model.safetensors').write_bytes((model/'model.safetensors').read_bytes()[:500])
+    with pytest.raises(ValueError, match='cannot be mapped'): map_tensors(tmp_path/'model.safetensors')
+    with pytest.raises(ValueError, match='describes no model'): QueryModel(tmp_path)
+
 def test_command_line():
     "What stands behind the options of the command."
     asked = anno_parser(gte_search, 'gte_search').parse_args(['a bar', '--packages', 'tqdm', '--top', '2',
-        '--corpus', 'one.jsonl', '--corpus', 'two.jsonl'])
-    assert (asked.query, asked.packages, asked.top, asked.corpus) == ('a bar', 'tqdm', 2,
-        ['one.jsonl', 'two.jsonl'])
+        '--corpus', 'one.jsonl', '--corpus', 'two.jsonl', '--json'])
+    assert (asked.query, asked.packages, asked.top, asked.corpus, asked.json, asked.quick) == ('a bar',
+        'tqdm', 2,
+        ['one.jsonl', 'two.jsonl'], True, False)
 
 def test_command(environment, model, tmp_path, monkeypatch, capsys):
-    "The command names the places that there are, and shows documents as well as functions."
+    "The command names the model and the places that there are, and shows texts as well as functions."
     monkeypatch.setattr(search, 'runs_folder', lambda: tmp_path/'runs')
     monkeypatch.setattr(search, 'default_model', lambda: model)
+    gte_search('cut an old tree down', top=1, quick=True)
+    assert capsys.readouterr().out.startswith('model: none yet, shared words (BM25) in 6 texts')
     gte_search('cut an old tree down', top=1)
     out = capsys.readouterr().out
     assert f'no finished model of your own in {tmp_path/"runs"} yet' in out and 'trees.fell' in out
-    notes = rows_file(tmp_path/'notes.jsonl', ['Cut an old tree down. ' * 30])
-    gte_search('cut an old tree down', corpus=[str(notes)], top=1)
+    notes = texts_file(tmp_path/'notes.jsonl', ['Cut an old tree down. ' * 30])
+    gte_search('cut an old tree down', texts=[str(notes)], top=1)
     out = capsys.readouterr().out
-    assert 'notes.jsonl' in out and out.rstrip().endswith('…') and len(out.splitlines()) == 5
-    lines = show_hits(search.search('tree', model, notes), 40).splitlines()
+    assert 'notes.jsonl 1' in out and out.rstrip().endswith('…') and len(out.splitlines()) == 5
+    gte_search('cut an old tree down', texts=[str(notes)], top=1, json=True)
+    assert json.loads(capsys.readouterr().out)['hits'][0]['row'] == 1
+    lines = show_hits(search.search('tree', model, texts=notes).hits, 40).splitlines()
     assert max(map(len, lines)) <= 40
+
+SCRIPT = """import atexit, os, sys
+from gte_nb.search import gte_search
+HEAVY = {'torch', 'pandas', 'pyarrow', 'scipy', 'bm25s', 'matplotlib'}
+atexit.register(lambda: print(sum(os.times()[:2]), *HEAVY & set(sys.modules), file=sys.stderr))
+if __name__ == '__main__': sys.exit(gte_search())
+"""
+
+def test_warm_command(tmp_path):
+    "A question to an index that is there costs at most 1.2 CPU seconds, and imports nothing heavy."
+    (script := tmp_path/'gte_search').write_text(SCRIPT)                        # as pip writes it
+    texts_file(tmp_path/'notes.jsonl', [f'{i} boats cross the lake.' for i in range(40)] + ['A tiny ship.'])
+    command = [sys.executable, script, 'a small boat', '--texts', tmp_path/'notes.jsonl', '--json', '--top',
+        '1']
+    environment = dict(os.environ, GTE_NB_CACHE=str(tmp_path/'cache'), PYTHONPATH=os.pathsep.join(sys.path))
+    def ask():
+        asked = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert asked.stdout and json.loads(asked.stdout)['final'], asked.stderr
+        return asked.stderr.split()
+    assert 'torch' in ask()                                                     # which made the index
+    seconds, *heavy = zip(*(ask() for _ in range(3)))
+    assert not heavy and statistics.median(map(float, seconds)) < 1.2

@@ -1,11 +1,13 @@
 """Sharing: what names a model, what is refused before an upload, what cards say, who reads the ONNX file."""
 import json, os, shutil
+from functools import cache
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from gte_nb.model.embedder import Embedder
 from gte_nb.data.tokens import train_tokenizer
@@ -33,9 +35,12 @@ def printed(function, capsys):
     out, err = capsys.readouterr()
     return out + err
 
+@cache
+def minilm_tokenizer(): return Embedder.load(keep_layers=()).tokenizer.to_str()
+
 def bert(settings=None, own_tokenizer=False):
     "A BERT of random weights, with BERT's tokenizer or with one of its own."
-    tokenizer = train_tokenizer(TEXTS*3, 300) if own_tokenizer else Embedder.load(keep_layers=(0,)).tokenizer
+    tokenizer = train_tokenizer(TEXTS*3, 300) if own_tokenizer else Tokenizer.from_str(minilm_tokenizer())
     torch.manual_seed(0)
     config = EncoderConfig(vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=1,
                            num_attention_heads=2, intermediate_size=64)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Callable
 import numpy as np
 import torch
 
+from .cleaning import ALL, LEAKS
 from .corpus import Corpus
 from .sampler import MixtureSampler
-from .tokens import TokenTable, source_tables, training_pairs
+from .tokens import TokenTable, source_tables
 from ..documented import documented
 
 if TYPE_CHECKING:                                        # data comes before models and training
@@ -79,7 +80,7 @@ def row_name(
     place: int, # in the batch
 ) -> str:
     "Where a training pair comes from: the row of a file, or of a mined source."
-    pair = training_pairs(corpus, source, recipe.clean).iloc[rows[place]]
+    pair = corpus.row(source, rows[place], 'train', ALL if recipe.clean else LEAKS)
     if 'row' in pair: return f"row {pair['row']} of {pair['package']}"
     return f"row {rows[place]} of {source} ({pair['package']}, {pair['name']})"
 

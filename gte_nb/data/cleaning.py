@@ -31,7 +31,7 @@ LEAKS = HELD_OUT | EVALUATION   # what would spoil a test: never trained on
 ALL = sum(RULES.values())
 
 # %% ../../nbs/machinery/cleaning.ipynb #04174c9b
-_CHUNK = 2**19              # characters that are worked on at a time
+_CHUNK = 2**16              # characters that are worked on at a time: their arrays stay in a core's cache
 _BASE = 0x9E3779B97F4A7C15  # of the polynomial hash; odd
 _LETTER, _UPPER, _DIGIT, _VISIBLE, _SIGN, _UNSPACED, _MARK = (1 << bit for bit in range(7))
 _WORD = _LETTER | _DIGIT
@@ -39,8 +39,9 @@ _WORD = _LETTER | _DIGIT
 @cache
 def _alphabet():
     "For each code point: a random number, 0 where it is in no word; and its classes as bits."
-    every = ''.join(map(chr, range(0x110000)))
-    kinds, classes = np.zeros(len(every), np.uint8), character_classes()
+    every = ''.join(map(chr, range(0x40000)))           # Unicode has no letters, digits or signs beyond
+    kinds, classes = np.zeros(0x110000, np.uint8), character_classes()
+    kinds[len(every):] = _VISIBLE
     marks = classes['marks'] + classes['unspaced_marks']
     patterns = {_LETTER: rf'(?:[^\W\d_]|[{marks}])+', _DIGIT: r'[\d_]+', _VISIBLE: r'\S+',
                 _MARK: rf'[{marks}]+', _SIGN: rf'[{SIGNS}!{classes["signs"]}-]+',
@@ -48,7 +49,7 @@ def _alphabet():
     for bit, pattern in patterns.items():
         for match in re.finditer(pattern, every): kinds[match.start():match.end()] |= bit
     kinds[[i for i, char in enumerate(every) if char.isupper()]] |= _UPPER
-    numbers = np.random.default_rng(0).integers(1, 2**64, len(every), dtype=np.uint64)
+    numbers = np.random.default_rng(0).integers(1, 2**64, len(kinds), dtype=np.uint64)
     return np.where(kinds & _WORD, numbers, np.uint64(0)), kinds
 
 @cache
@@ -147,8 +148,12 @@ def _word_edges(kinds):
 
 def _read(texts):
     "Cut texts into the words of `normalise`."
-    folded = [text.lower() if text.isascii() else fold(text) for text in texts]  # 'ß' is 'ss': longer
-    codes, ends = _codes('\n'.join(folded) + '\n'), np.cumsum(_lengths(folded) + 1)
+    text = '\n'.join(texts) + '\n'
+    if text.isascii(): text = text.lower()
+    else:
+        texts = list(map(fold, texts))                                      # 'ß' is 'ss': longer
+        text = '\n'.join(texts) + '\n'
+    codes, ends = _codes(text), np.cumsum(_lengths(texts) + 1)
     offsets, (numbers, kinds) = ends - np.diff(ends, prepend=0), (table.take(codes) for table in _alphabet())
     starts, stops = _word_edges(kinds)
     bare, first = _segment_hash(numbers, starts, stops), np.searchsorted(starts, np.r_[offsets, len(codes)])
@@ -271,6 +276,16 @@ def _near_duplicates(texts, sketch):
     return place
 
 # %% ../../nbs/machinery/cleaning.ipynb #5454a9e9
+class _KeyFilter:
+    """Which keys may be among those of a table: their upper bits are looked up in an array, which is cheaper
+    than a search among sorted keys, and few others pass."""
+    def __init__(self, keys):
+        bits = max(8, (8*len(keys)).bit_length())
+        self.shift, self.there = keys.dtype.type(8*keys.itemsize - bits), np.zeros(1 << bits, bool)
+        self.there[keys >> self.shift] = True
+
+    def maybe(self, keys): return np.flatnonzero(self.there[keys >> self.shift])
+
 class CopyIndex:
     "An index over texts (held-out or evaluation texts) that finds those which other texts copy."
     def __init__(
@@ -279,11 +294,12 @@ class CopyIndex:
     ):
         self.texts = _text_list(texts)
         sketch = _sketch(self.texts)
-        def table(keys, places): # each key once, with the first and the last place that has it
+        def table(keys, places): # each key once, with the first and the last place that has it; a filter
             order, start = _runs(keys[places])
-            first = np.unique(start)
+            first = np.flatnonzero(start == np.arange(len(order)))
             last = np.r_[first, len(order)][1:] - 1
-            return keys[places[order[first]]], places[order[first]], places[order[last]]
+            known = _KeyFilter(keys[places])
+            return keys[places[order[first]]], places[order[first]], places[order[last]], known
         self._exact = table(sketch.exact, np.flatnonzero(sketch.words >= COPY_WORDS))
         self._bands = [table(buckets, np.flatnonzero(sketch.words >= NEAR_WORDS)) for buckets in sketch.bands]
 
@@ -301,16 +317,17 @@ class CopyIndex:
     def _find(self, texts, sketch):
         def look_up(table, keys): # which keys are in the table, and where they lie
             if not len(table[0]): return np.zeros((2, 0), np.int64)
-            at = np.minimum(np.searchsorted(table[0], keys), len(table[0]) - 1)
-            hit = np.flatnonzero(table[0][at] == keys)
-            return hit, at[hit]
+            hit = table[3].maybe(keys)
+            at = np.minimum(np.searchsorted(table[0], keys[hit]), len(table[0]) - 1)
+            same = table[0][at] == keys[hit]
+            return hit[same], at[same]
         place, long = np.full(len(texts), -1), np.flatnonzero(sketch.words >= COPY_WORDS)
         hit, at = look_up(self._exact, sketch.exact[long])
         place[long[hit]] = self._exact[1][at]
         rows, pairs = np.flatnonzero((place < 0) & (sketch.words >= NEAR_WORDS)), []
         for table, buckets in zip(self._bands, sketch.bands):
             hit, at = look_up(table, buckets[rows])
-            pairs += [rows[hit] * len(self.texts) + places[at] for places in table[1:]]
+            pairs += [rows[hit] * len(self.texts) + places[at] for places in table[1:3]]
         _verified(pairs, texts, self.texts, place)
         return place
 
@@ -492,7 +509,8 @@ def flag_rows(
     train, flags, result, exact = splits[order] == 'train', np.zeros(len(pairs),
         np.int16), np.zeros(len(pairs), np.int16), []
     for column, least in (('query', min_query_words), ('document', min_document_words)):
-        try: texts = _text_list(pairs[column].tolist())
+        # an Arrow column makes its texts one by one, which is slow
+        try: texts = _text_list(pairs[column].to_numpy(object).tolist())
         except ValueError as e: raise ValueError(f'column {column}: {e}') from None
         texts = [texts[i] for i in order]
         sketch, shape = _sketch_and_shape(texts)

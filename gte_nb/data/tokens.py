@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'ALPHABET', 'train_tokenizer', 'wrap_texts', 'tokenizer_hash', 'TokenTable', 'growing_npy', 'sync',
-           'token_table', 'training_pairs', 'source_tables']
+           'token_table', 'training_pairs', 'training_texts', 'column_table', 'source_tables', 'write_source_tables']
 
 # %% ../../nbs/machinery/tokens.ipynb #b05e24d2
 import hashlib, os, shutil, warnings
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Sized
 
 import numpy as np
 from filelock import FileLock
@@ -20,11 +22,14 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from .cleaning import ALL, LEAKS
 from .corpus import Corpus
+from .prepare import run_jobs
+from .shards import Shard
 from ..documented import documented
 from ..utils import cache_folder, progress_bar
 
 if TYPE_CHECKING:                                        # data comes before models and training
     import pandas as pd
+    from tqdm import tqdm
     from gte_nb.model.embedder import Embedder
     from gte_nb.training.recipes import Recipe
 
@@ -85,16 +90,16 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str: # 16 hexadecimal digits
 
 # %% ../../nbs/machinery/tokens.ipynb #239bf59b
 class TokenTable:
-    """Token ids of many texts as two arrays, in memory or mapped from disk: `table[rows]` gives the ids of
-    those texts."""
+    """Token ids of many texts, in memory or mapped from disk: `table[rows]` gives the ids of those texts. It
+    consists of parts, each of two arrays."""
     def __init__(
         self,
         flat: np.ndarray, # all ids in a row, uint16 or uint32
         offsets: np.ndarray, # (n + 1,) int64, text i is flat[offsets[i]:offsets[i+1]]
     ):
         # a slice of a plain view costs a tenth of a slice of np.memmap
-        self.flat, self.offsets = np.asarray(flat), np.asarray(offsets)
-        self.starts, self.ends = self.offsets[:-1], self.offsets[1:]
+        self.parts = [(np.asarray(flat), np.asarray(offsets))]
+        self.first = np.array([0, len(offsets) - 1])     # text of each part, and the number of all
 
     @classmethod
     def open(
@@ -103,19 +108,53 @@ class TokenTable:
     ) -> 'TokenTable': # mapped: it takes no memory of its own
         "Map a table on disk. Raises ValueError when it is damaged."
         try:
-            table = cls(*(np.load(Path(folder)/name, mmap_mode='r') for name in ('ids.npy', 'offsets.npy')))
-            if table.offsets[0] != 0 or table.offsets[-1] != len(table.flat):
-                raise ValueError(f'offsets end at {table.offsets[-1]}, and there are {len(table.flat)} ids')
+            flat, offsets = (np.load(Path(folder)/name, mmap_mode='r') for name in ('ids.npy', 'offsets.npy'))
+            if offsets[0] != 0 or offsets[-1] != len(flat):
+                raise ValueError(f'offsets end at {offsets[-1]}, and there are {len(flat)} ids')
         except (OSError, EOFError, ValueError, IndexError) as error:
             raise ValueError(
                 f'the token table {folder} is damaged ({error}); token_table makes it again') from None
+        return cls(flat, offsets)
+
+    @classmethod
+    def joined(
+        cls,
+        tables: Iterable['TokenTable'], # one or more
+    ) -> 'TokenTable': # of the same arrays
+        "One table of the texts of several, one after the other."
+        table = cls.__new__(cls)
+        table.parts = [part for other in tables for part in other.parts]
+        table.first = np.cumsum([0, *(len(offsets) - 1 for _, offsets in table.parts)])
         return table
 
-    def __len__(self): return len(self.ends)
+    @property
+    def flat(self) -> np.ndarray: # copied where there are several parts
+        "All ids in a row."
+        return self.parts[0][0] if len(self.parts) == 1 else np.concatenate([flat for flat, _ in self.parts])
+
+    @property
+    def lengths(self) -> np.ndarray: # (n,) int64
+        "How many ids each text has."
+        return np.concatenate([np.diff(offsets) for _, offsets in self.parts])
+
+    @property
+    def offsets(self) -> np.ndarray: # (n + 1,) int64
+        "Where texts begin and end in `flat`."
+        return self.parts[0][1] if len(self.parts) == 1 else np.concatenate([[0], self.lengths.cumsum()])
+
+    def __len__(self): return int(self.first[-1])
 
     def __getitem__(self, rows) -> list[np.ndarray]: # ids of each row, views that must not be written to
-        return [self.flat[start:end]
-            for start, end in zip(self.starts[rows].tolist(), self.ends[rows].tolist())]
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        part = np.searchsorted(self.first, rows, side='right') - 1
+        ids: list = [None]*len(rows)
+        for i in np.unique(part).tolist():
+            flat, offsets = self.parts[i]
+            places = np.flatnonzero(part == i)
+            within = rows[places] - self.first[i]
+            bounds = offsets[within].tolist(), offsets[within + 1].tolist()
+            for place, start, end in zip(places.tolist(), *bounds): ids[place] = flat[start:end]
+        return ids
 
 # %% ../../nbs/machinery/tokens.ipynb #61b2c393
 @contextmanager
@@ -146,16 +185,30 @@ def sync(
     try: os.fsync(handle)
     finally: os.close(handle)
 
-def _tokenised(embedder, texts, max_length, dtype):
-    "(all ids of a few thousand texts in a row, how many each has), again and again."
-    every = texts() if callable(texts) else texts
-    total = len(every) if hasattr(every, '__len__') else None
-    every, row = iter(every), 0
-    with progress_bar(total, 'tokenising', 'text', show=total is None or total > 10_000) as bar:
+def _in_turn(function, batches):
+    """Results of a function for each batch, in order. Two threads call it: while the tokenizer, which
+    needs no interpreter, encodes a batch on all cores, the ids of the one before become arrays."""
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque = deque()
+        for batch in batches:
+            waiting.append(pool.submit(function, *batch))
+            if len(waiting) == 2: yield waiting.popleft().result()
+        while waiting: yield waiting.popleft().result()
+
+def _tokenised(embedder, texts, max_length, dtype, bar):
+    """(all ids of a few thousand texts in a row, how many each has), again and again; nothing before it is
+    asked."""
+    def arrays(row, batch):
+        ids = embedder.tokenize(batch, max_length, first=row)
+        return np.concatenate(ids).astype(dtype), np.fromiter(map(len, ids), np.int64, len(ids))
+    def batches():
+        every, row = iter(texts() if callable(texts) else texts), 0
         while batch := list(islice(every, 4096)):
-            ids = embedder.tokenize(batch, max_length, first=row)
-            yield np.concatenate(ids).astype(dtype), np.fromiter(map(len, ids), np.int64, len(ids))
-            row += len(batch); bar.update(len(batch))
+            yield row, batch
+            row += len(batch)
+    for flat, lengths in _in_turn(arrays, batches()):
+        yield flat, lengths
+        bar.update(len(lengths))
 
 def _write_table(folder, aside, batches, dtype):
     "Write a table in the folder `aside`, and rename it when it is whole and on the disk."
@@ -183,12 +236,15 @@ def token_table(
     # cache, mapped when it exists and is whole; name it by what it depends on; None: the table stays in
     # memory
     folder: str|Path|None = None,
+    bar: 'tqdm|None' = None, # counts the texts; None: one of its own
 ) -> TokenTable: # as long as `texts`
     """Tokenise once; map the cached ids afterwards. Raises ValueError naming the row when something is no
     text."""
     dtype = np.dtype(np.uint16 if embedder.encoder.config.vocab_size <= 2**16 else np.uint32)
-    # nothing is computed before it is asked
-    batches = _tokenised(embedder, texts, max_length, dtype)
+    if bar is None:
+        total = len(texts) if isinstance(texts, Sized) else None
+        bar = progress_bar(total, 'tokenising', 'text', show=total is None or total > 10_000)
+    batches = _tokenised(embedder, texts, max_length, dtype, bar)
     if folder is None:
         flat, lengths = zip((np.zeros(0, dtype), np.zeros(1, np.int64)), *batches)
         return TokenTable(np.concatenate(flat), np.concatenate(lengths).cumsum())
@@ -213,11 +269,23 @@ def training_pairs(
     "The training rows of a source; those that leak a test set are always left out."
     return corpus.pairs(source, 'train', drop=ALL if clean else LEAKS)
 
+def training_texts(
+    shard: Shard, # of a source
+    column: str, # 'query' or 'document'
+    clean: bool = True, # as in `training_pairs`
+) -> Iterator[str]:
+    "The texts of a column of `training_pairs`, of which a few are held at a time."
+    table = shard.read('train', ALL if clean else LEAKS, [column])
+    for batch in table.to_batches(max_chunksize=4096): yield from batch.column(0).to_pylist()
+
 # %% ../../nbs/machinery/tokens.ipynb #54f83d68
-def _depends_on(embedder, corpus, recipe):
+def _depends_on(embedder, corpus, source, clean):
     "What token ids depend on beside source, column and length, as part of a file name."
-    rows, wrapping = 'clean' if recipe.clean else 'all', 'bare' if embedder.static else 'wrapped'
-    return f'{corpus.fingerprint}-{rows}-{tokenizer_hash(embedder.tokenizer)}-{wrapping}'
+    rows, wrapping = 'clean' if clean else 'all', 'bare' if embedder.static else 'wrapped'
+    content = corpus.fingerprint
+    if 'order' in corpus.manifest:                       # of a source from files, whatever stands beside it
+        content = corpus.manifest['fingerprints'][source] + corpus.manifest['order'][source]
+    return f'{content}-{rows}-{tokenizer_hash(embedder.tokenizer)}-{wrapping}'
 
 def _refuse_without_pairs(corpus, source):
     "Raises ValueError for a source without training pairs."
@@ -226,22 +294,64 @@ def _refuse_without_pairs(corpus, source):
     raise ValueError(f"source {source} has no training pair in {corpus.folder}; mine more packages"
         + (f", or leave it out with --sources {','.join(others)}" if others else ''))
 
+def _parts(embedder, corpus, source, column, max_length, clean):
+    """The parts of a table, one for each shard: (shard, folder of the part). Raises ValueError for a source
+    without pairs."""
+    _refuse_without_pairs(corpus, source)
+    name = f'{source}-{column}-{max_length}-{_depends_on(embedder, corpus, source, clean)}'
+    folder, shards = cache_folder()/'tokens'/name, corpus.shards(source)
+    if len(shards) == 1: return [(shards[0], folder)]
+    ends = np.cumsum([shard.count('train') for shard in shards]).tolist()
+    # a part is named by its first text and the one behind its last, since shards may be of any size
+    return [(shard, folder/f'{start}-{end}') for shard, start, end in zip(shards, [0, *ends], ends)
+        if start < end]
+
+def column_table(
+    embedder: 'Embedder', # its tokenizer is used
+    corpus: Corpus, # its training split is read
+    source: str, # of the corpus
+    column: str, # 'query' or 'document'
+    max_length: int, # tokens kept of a text
+    clean: bool = True, # as in `training_pairs`
+) -> TokenTable: # as long as `training_pairs`
+    """Token ids of a source's queries or documents, cached on disk. A source of several shards has a table
+    of as many parts: what is killed goes on with the next. Raises ValueError for a source without pairs."""
+    parts = _parts(embedder, corpus, source, column, max_length, clean)
+    rows = corpus.manifest['rows'][source]['train']
+    with progress_bar(rows, f'tokenising {source}, {column}', 'text', show=rows > 10_000) as bar:
+        return TokenTable.joined([token_table(embedder, partial(training_texts, shard, column, clean),
+            max_length, place, bar) for shard, place in parts])
+
 def source_tables(
     embedder: 'Embedder', # its tokenizer is used
     corpus: Corpus, # its training split is read
     recipe: 'Recipe', # sources and lengths
 ) -> list[tuple[TokenTable, TokenTable]]: # (queries, documents) of each source
     "Token ids of a recipe's sources, cached on disk. Raises ValueError for a source without pairs."
-    key, tables = _depends_on(embedder, corpus, recipe), []
-    def table(source, column, length):
-        texts = lambda: training_pairs(corpus, source, recipe.clean)[column].tolist()
-        return token_table(embedder, texts, length,
-            cache_folder()/'tokens'/f'{source}-{column}-{length}-{key}')
-    for source in recipe.sources:
-        _refuse_without_pairs(corpus, source)
-        tables.append((table(source, 'query', recipe.query_tokens),
-            table(source, 'document', recipe.document_tokens)))
-    return tables
+    lengths = dict(query=recipe.query_tokens, document=recipe.document_tokens)
+    return [tuple(column_table(embedder, corpus, source, column, length, recipe.clean) # type: ignore[misc]
+        for column, length in lengths.items()) for source in recipe.sources]
+
+def _write_part(job):
+    "Tokenise a shard, on whatever machine; returns how many texts it has."
+    embedder, shard, column, max_length, clean, place = job
+    return len(token_table(embedder, partial(training_texts, shard, column, clean), max_length, place))
+
+def write_source_tables(
+    embedder: 'Embedder', # its tokenizer is used
+    corpus: Corpus, # its training split is read
+    recipe: 'Recipe', # sources and lengths
+    engine: str = 'local', # or 'ray': a cluster whose machines share the files, one shard on each core
+) -> int: # texts
+    """Make the tables that `source_tables` maps, ahead of training. Here one shard after the other, as the
+    tokenizer uses all cores."""
+    lengths = dict(query=recipe.query_tokens, document=recipe.document_tokens)
+    jobs = [(embedder, shard, column, length, recipe.clean, place) for source in recipe.sources
+        for column, length in lengths.items()
+        for shard, place in _parts(embedder, corpus, source, column, length, recipe.clean)]
+    with progress_bar(len(jobs), 'tokenising', 'part') as bar:
+        def counted(texts): bar.update(); return texts
+        return sum(map(counted, run_jobs(_write_part, jobs, 1, engine)))
 
 # %% ../../nbs/machinery/tokens.ipynb #7ecb6667
 documented(globals())

@@ -4,29 +4,33 @@
 
 # %% auto #0
 __all__ = ['vectors', 'unit', 'similarity_name', 'compare', 'wordllama_model', 'Retrieval', 'tuned_bm25', 'unread', 'STS',
-           'PairClassification', 'Reranking', 'Classification', 'Clustering', 'Measurement', 'measure', 'summarise',
-           'remembering', 'evaluate', 'append_results', 'bootstrap', 'difference', 'pearson', 'pseudo_values',
-           'retrieval_metrics', 'spearman', 'verdict']
+           'PairClassification', 'Reranking', 'Classification', 'Clustering', 'clustering_task', 'Measurement',
+           'measure', 'summarise', 'remembering', 'evaluate', 'append_results', 'bootstrap', 'difference', 'pearson',
+           'pseudo_values', 'retrieval_metrics', 'spearman', 'verdict']
 
 # %% ../../nbs/machinery/kinds_of_tasks.ipynb #42d534bb
 import hashlib, json, logging, warnings
+from collections import defaultdict
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from types import SimpleNamespace
-from typing import Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
-import pandas as pd
 
+from ..data.text import normalise
 from ..documented import documented
 from gte_nb.evaluation.metrics import (bootstrap, difference, pearson, pseudo_values, retrieval_metrics,
     spearman, verdict)
 from ..model.bm25 import BM25, code_words
-from ..model.embedder import Embedder
 from ..training.gauges import ranks_from_scores
-from ..utils import results_folder
+from ..utils import progress_bar, results_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from gte_nb.model.embedder import Embedder
 
 # the formulas can be had from here as well
 _all_ = ['bootstrap', 'difference', 'pearson', 'pseudo_values', 'retrieval_metrics', 'spearman', 'verdict']
@@ -99,17 +103,37 @@ def wordllama_model() -> Callable[[list[str]], np.ndarray]: # texts → (n, 256)
 def _key(task):
     "A hash of everything that the scores depend on: 16 hexadecimal digits"
     def plain(value): return value.tolist() if hasattr(value, 'tolist') else str(value)
-    return hashlib.sha256(json.dumps([task.type, *(getattr(task, f.name) for f in fields(task)[1:])],
-        default=plain).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
+    content, digest = [task.type, *(getattr(task, f.name) for f in fields(task)[1:])], hashlib.sha256()
+    # piece by piece: the JSON of a million documents is as large as they are
+    for piece in json.JSONEncoder(default=plain).iterencode(content): digest.update(piece.encode())
+    return digest.hexdigest()[:16]
 
-def _scores(model, queries, documents, size=256):
-    "(q, d) scores, `size` queries at a time"
+_AT_ONCE = 2**25   # scores that are held at the same time, in 128 MB
+
+def _pile(model, documents, normalize, size=2**14):
+    "(d, hidden) vectors, `size` texts at a time: a second array of them all would double the memory"
+    pile = None
+    for first in range(0, len(documents), size):
+        part = vectors(model, documents[first:first+size], 'document', normalize)
+        if pile is None: pile = np.empty((len(documents), part.shape[1]), np.float32)
+        pile[first:first+size] = part
+    return pile
+
+def _scores(model, queries, documents):
+    "A row of d scores for each query; the more documents, the fewer queries at a time"
+    size = max(1, min(256, _AT_ONCE // len(documents)))
     if isinstance(model, BM25): score = model.index(documents)
     else:
-        pile = vectors(model, documents, 'document', normalize=False)
+        similarity = similarity_name(model)
+        cosine = similarity == 'cosine'                     # of unit vectors it is the dot product
+        pile = _pile(model, documents, cosine)
         def score(texts):
-            return compare(vectors(model, texts, 'query', normalize=False), pile, similarity_name(model))
-    for first in range(0, len(queries), size): yield from score(queries[first:first+size])
+            return compare(vectors(model, texts, 'query', cosine), pile, 'dot' if cosine else similarity)
+    many = len(queries)*len(documents) > 2**28                      # then it takes seconds
+    with progress_bar(len(queries), 'ranking', 'query', many) as bar:
+        for first in range(0, len(queries), size):
+            yield from score(queries[first:first+size])
+            bar.update(min(size, len(queries) - first))
 
 @dataclass
 class Retrieval:
@@ -143,22 +167,23 @@ class Retrieval:
     key = cached_property(_key)
 
     @property
-    def metric(self) -> str: # 'MRR@10' where each query has one right document, otherwise 'nDCG@10'
+    def metric(self) -> str: # 'MRR@10' where each query has one right document, of grade 1; or 'nDCG@10'
         "The primary metric."
-        return 'MRR@10' if all(len(right) == 1 for right in self.right) else 'nDCG@10'
+        return 'MRR@10' if all([*right.values()] == [1] for right in self.right) else 'nDCG@10'
 
     def measure(
         self,
         model, # see `vectors`, or BM25
     ) -> dict[str, np.ndarray]: # metric → (q,) one value for each query
         "What each query scores."
+        import pandas as pd
         rows = pd.DataFrame(retrieval_metrics(self._ranks(i, row), np.array(list(self.right[i].values())))
             for i, row in enumerate(_scores(model, self.queries, self.documents)))
         return {metric: values.to_numpy() for metric, values in rows.items()}
 
     def _ranks(self, i, row):
-        right = np.array(list(self.right[i]))
-        return ranks_from_scores(np.broadcast_to(row, (len(right), len(row))), right)
+        # one by one: hundreds of relevant documents among a million need no hundreds of rows
+        return np.array([ranks_from_scores(row[None], np.array([d]))[0] for d in self.right[i]])
 
 # %% ../../nbs/machinery/kinds_of_tasks.ipynb #c8e4a367
 def tuned_bm25(
@@ -290,6 +315,7 @@ class Classification:
     def _draws(self):
         """Rows of the training texts, as mteb draws them: one shuffle after the other, with the same seed,
         and the first `per_label` of each label"""
+        import pandas as pd
         order, labels = list(range(len(self.train_texts))), pd.Series(list(self.train_labels))
         for _ in range(self.experiments):
             np.random.RandomState(42).shuffle(order)
@@ -345,6 +371,33 @@ class Clustering:
         return {self.metric: np.array([v_measure_score(labels, grouped(texts, labels))
             for texts, labels in self.sets])}
 
+# %% ../../nbs/machinery/kinds_of_tasks.ipynb #a3e32708
+def clustering_task(
+    name: str, # of the task
+    texts: list[str], # (n)
+    labels: list, # (n) the group of each
+    sets: int = 10, # at most; no text is in two of them
+    groups: int = 20, # of a set, at most
+    per_group: int = 10, # texts
+) -> Clustering:
+    """Deal labelled texts into sets, at random with a fixed seed; a text that occurs twice is dealt once.
+    Raises ValueError when they do not fill one set."""
+    rng = np.random.default_rng(0)
+    dealt: list[tuple[list[str], list]] = []
+    left: dict[Any, list[str]] = defaultdict(list)
+    for text, label in {normalise(text): (text, label) for text, label in zip(texts, labels)}.values():
+        left[label].append(text)
+    for of_label in left.values(): rng.shuffle(of_label)
+    while len(dealt) < sets and len(full := sorted(label for label, of_label in left.items()
+            if len(of_label) >= per_group)) > 1:
+        chosen = [full[i] for i in sorted(rng.permutation(len(full))[:groups])]
+        dealt.append(([left[label].pop() for label in chosen for _ in range(per_group)],
+            [label for label in chosen for _ in range(per_group)]))
+    if not dealt:
+        raise ValueError(f'{name} has {len(texts)} texts of {len(left)} groups; a set needs two groups with '
+                         f'{per_group} texts each')
+    return Clustering(name, dealt)
+
 # %% ../../nbs/machinery/kinds_of_tasks.ipynb #a8f6c124
 @dataclass
 class Measurement:
@@ -371,6 +424,8 @@ def summarise(
         **dict(zip(('score', 'low', 'high'), bootstrap(measurement.values[metric]))),
         n=len(measurement.values[metric]), seconds=round(measurement.seconds, 1)) for metric in metrics]
 
+_REMEMBERED = 2**17   # vectors of a kind: tasks share texts, but the documents of a large one are its own
+
 def remembering(
     model, # see `vectors`
 ) -> SimpleNamespace: # a model: encode, encode_query and encode_document, which give what the model gives
@@ -381,8 +436,9 @@ def remembering(
     def encode(texts, kind=None):
         of_kind = known.setdefault(apart and kind, {})
         new = list(dict.fromkeys(text for text in texts if text not in of_kind))
-        if new: of_kind.update(zip(new, vectors(model, new, kind, normalize=False)))
-        return np.stack([of_kind[text] for text in texts])
+        fresh = dict(zip(new, vectors(model, new, kind, normalize=False))) if new else {}
+        if len(of_kind) < _REMEMBERED: of_kind.update(fresh)
+        return np.stack([fresh[text] if text in fresh else of_kind[text] for text in texts])
     return SimpleNamespace(encode=encode, similarity_fn_name=similarity_name(model),
                            **{f'encode_{kind}': partial(encode, kind=kind) for kind in ('query', 'document')})
 
@@ -391,9 +447,10 @@ def evaluate(
     # → vectors
     model,
     tasks: list, # of the six kinds; `evaluation.tasks` has some
-) -> pd.DataFrame: # task, type, metric, score, low, high, n, seconds
+) -> 'pd.DataFrame': # task, type, metric, score, low, high, n, seconds
     """One model, one table. A task that fails gives a warning and a row without a score; the others are kept.
     Of texts in which BM25 sees no word, a warning tells."""
+    import pandas as pd
     rows, model = [], model if isinstance(model, BM25) else remembering(model)
     for task in tasks:
         try:
@@ -411,6 +468,7 @@ def append_results(
     rows: list[dict], # to append
 ):
     "Append rows to data/results/`name`.csv. Raises ValueError outside of a checkout."
+    import pandas as pd
     file = results_folder()/f'{name}.csv'
     pd.DataFrame(rows).to_csv(file, mode='a', header=not file.exists(), index=False)
 

@@ -8,37 +8,38 @@ __all__ = ['COLOURS', 'MAIN', 'STAGE_CLAIMS', 'load_model', 'draw_scores', 'gte_
            'zero_shot_from_results', 'zero_shot_claims']
 
 # %% ../../nbs/machinery/scores.ipynb #5fbac388
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import numpy as np
-import pandas as pd
 from fastcore.script import Param, call_parse
 
 from ..data.corpus import Corpus
-from ..data.mining import open_corpus
 from ..data.text import squeeze
 from ..documented import documented
-from .benchmarks import benchmark_notes, benchmark_table, run_benchmark
 from .evaluate import (Measurement, append_results, bootstrap, difference, measure,
-    remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
-from .tasks import TRAINED, find_tasks, tuning_task
+                                        remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
 from ..model.bm25 import BM25
-from ..model.embedder import Embedder, minilm_folder
-from ..model.encoder import UnsupportedModel
-from ..model.folders import read_json
 from ..model.identity import hub_folder, model_hash
 from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
-from ..utils import cache_folder, complain, data_folder, kept, progress_bar, results_folder, runs_folder
+from gte_nb.utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
+    runs_folder)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% ../../nbs/machinery/scores.ipynb #85ee304f
 def _kept(key, compute): return kept(cache_folder()/'evaluation'/f'{key}.json', compute)
 
+_SET = re.compile(r'bm25-(\d+\.\d+)-(0\.\d+|1\.0)')   # BM25 with these k1 and b
+
 def _bm25(corpus):
+    from gte_nb.evaluation.tasks import tuning_task
     if not (task := tuning_task(corpus)):
         print('bm25: this corpus has no validation rows to choose k1 and b on, so 1.5 and 0.75')
         return BM25()
@@ -69,15 +70,21 @@ def _theirs(folder, why):
                          'wrote, or one of sentence-transformers') from None
 
 def load_model(
-    name: str, # 'bm25', 'all-MiniLM-L6-v2', 'wordllama', a folder, or a name on the Hugging Face hub
-    corpus: Corpus|Callable[[], Corpus]|None, # BM25 is tuned on its validation rows; no other model needs it
+    # 'bm25', 'bm25-1.5-0.75' (with this k1 and b), 'all-MiniLM-L6-v2', 'wordllama', a folder, or a name on
+    # the Hugging Face hub
+    name: str,
+    # BM25 is tuned on its validation rows; None: it has its usual k1 and b; no other model needs it
+    corpus: Corpus|Callable[[], Corpus]|None = None,
 ) -> tuple[object, str, dict]: # the model, a key that names all that decides its vectors, what is known of it
     """Find a model by name: in our encoder where that computes it, otherwise in sentence-transformers.
     Raises ValueError or FileNotFoundError with one sentence."""
     if name == 'bm25':
-        model = _bm25(corpus() if callable(corpus) else corpus)
+        model = BM25() if corpus is None else _bm25(corpus() if callable(corpus) else corpus)
         return model, f'bm25-{model.k1}-{model.b}', dict(label=name)
+    if match := _SET.fullmatch(name): return BM25(float(match[1]), float(match[2])), name, dict(label=name)
     if name == 'wordllama': return wordllama_model(), 'wordllama-256', dict(label=name)
+    from gte_nb.model.embedder import Embedder
+    from gte_nb.model.encoder import UnsupportedModel
     folder, about = _folder(name), (finished_run(Path(name)) or {}).get('about', {})
     try: model = Embedder.load(folder)
     except UnsupportedModel as error: model = _theirs(folder, error)
@@ -90,6 +97,7 @@ def load_model(
 
 def _folder(name):
     "Where the files of a model are"
+    from gte_nb.model.embedder import minilm_folder
     if name == 'all-MiniLM-L6-v2': return minilm_folder()
     if not Path(name).is_dir():
         try: return hub_folder(name)
@@ -103,7 +111,8 @@ def _folder(name):
 
 # %% ../../nbs/machinery/scores.ipynb #51c7e719
 # of models, in the order in which tables list them
-COLOURS = {'bm25': '#999999', 'wordllama': '#D55E00', 'all-MiniLM-L6-v2': '#56B4E9',
+COLOURS = {'bm25': '#999999', 'bm25-1.5-0.75': '#444444', 'wordllama': '#D55E00',
+    'all-MiniLM-L6-v2': '#56B4E9',
     'stage 2 alone': '#CC79A7', 'stage 1': '#E69F00', 'stage 1 + 2': '#009E73', 'from scratch': '#0072B2',
     'laptop, stage 1': '#E69F00', 'laptop-scratch, stage 1': '#0072B2'}
 
@@ -145,16 +154,26 @@ def _measured(model, key, task):
     return known and Measurement({metric: np.array(values) for metric, values in known['values'].items()},
         known['seconds'])
 
-_MODELS_HELP = "model folders, 'bm25', 'all-MiniLM-L6-v2', 'wordllama', or names on the hub"
+_MODELS_HELP = ("model folders, 'bm25', 'bm25-1.5-0.75' (k1 and b), 'all-MiniLM-L6-v2', 'wordllama', or "
+                'names on the hub')
 _OUT_HELP = f"folder for the table and the chart; default: {runs_folder()/'evaluation'}"
 _CORPUS_HELP = ('folder of a mined corpus, or a file of your own pairs, which become a task; may be given '
                 "several times; default: the project's own corpus, mined when a task needs it")
+_DATA_HELP = ('a test set of your own: a folder with corpus, queries and qrels/test (BEIR), or with test and '
+              'maybe train; or a file of pairs with score or label, or of text and label; may be given '
+              'several times')
+_TASKS_HELP = ('suites (default, zero-shot, own, all) or names of tasks, separated by semicolons; default: '
+               'own of a --corpus, none beside other sets of your own, or else the suite default')
 
 @call_parse
 def gte_evaluate(
     models: Param(_MODELS_HELP, str, nargs='+'), # type: ignore[valid-type]
     out: Param(_OUT_HELP, str) = None, # type: ignore[valid-type]
-    tasks: str = 'default', # suites (default, zero-shot, all) or names of tasks, separated by semicolons
+    tasks: Param(_TASKS_HELP, str) = None, # type: ignore[valid-type]
+    data: Param(_DATA_HELP, str, action='append') = None, # type: ignore[valid-type]
+    queries: str = None, # instead of a folder of BEIR: a file with id and text
+    documents: str = None, # a file with id, text and maybe title
+    judgements: str = None, # a file of BEIR's or TREC's lines: query, document, grade
     # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
     benchmark: str = None,
     corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
@@ -162,27 +181,50 @@ def gte_evaluate(
     record: bool = False, # append the rows to data/results of this checkout
 ):
     "Evaluate models side by side, with 95% intervals."
+    from gte_nb.data.mining import open_corpus
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
         if record: results_folder()                                   # refused before the work, not after it
+        three = dict(queries=queries, documents=documents, judgements=judgements)
+        own, notes = _own_sets([*(data or ())], three if any(three.values()) else None)
+        if benchmark and own:
+            raise ValueError('a benchmark brings its own data; measure yours in another call')
         if benchmark: _benchmark_command(models, benchmark, out, record)
-        else: _evaluate_command(models, tasks, out, cache(lambda: open_corpus(corpus)), rows, record)
+        else:
+            suite = tasks or ('own' if corpus else '' if own else 'default')
+            _evaluate_command(models, suite, out, lambda: open_corpus(corpus), rows, record, own, notes)
     except (ValueError, FileNotFoundError) as error: complain(error)
 
 # %% ../../nbs/machinery/scores.ipynb #6be345e8
-def _load(names, corpus):
+def _own_sets(data, three):
+    "path → task of each set of one's own; a sentence for whatever is left out"
+    from gte_nb.evaluation.own_tasks import read_task
+    ways = {path: dict(data=path) for path in data} | ({three['documents']: three} if three else {})
+    if len(ways) < len(data) + bool(three): raise ValueError('a set is named twice; name each once')
+    read = {path: read_task(**way) for path, way in ways.items()}
+    return {path: task for path, (task, _) in read.items()}, [note for _, notes in read.values()
+        for note in notes]
+
+def _told_apart(own, tasks):
+    "All tasks; of two with one name, the one that was read from files is called by its path"
+    names = [task.name for task in (*own.values(), *tasks)]
+    for path, task in own.items():
+        if names.count(task.name) > 1: task.name = path
+    return [*own.values(), *tasks]
+
+def _load(names):
     "name → (model, key, about)"
-    loaded = {name: load_model(name, corpus) for name in names}
+    loaded = {name: load_model(name) for name in names}
     labels = [about['label'] for *_, about in loaded.values()]
     for name, (*_, about) in loaded.items():
         if labels.count(about['label']) > 1: about['label'] = name         # two models of the same stage
     return loaded
 
-def _measure_all(loaded, tasks):
-    """(name of a model, name of a task) → measurement; sentences about texts in which BM25 sees no word, and
-    about what failed"""
-    measured, blind, failed = {}, [], []
+def _measure_all(loaded, tasks, notes):
+    """(name of a model, name of a task) → measurement; into notes go sentences about texts in which BM25 sees
+    no word, and about what failed"""
+    measured = {}
     with progress_bar(len(loaded)*len(tasks), 'evaluating', 'task') as bar:
         for name, (model, key, about) in loaded.items():
             if not isinstance(model, BM25): model = remembering(model)
@@ -191,17 +233,29 @@ def _measure_all(loaded, tasks):
                 try:
                     if measurement := _measured(model, key, task):
                         measured[name, task.name] = measurement
-                        if isinstance(model, BM25) and (sentence := unread(task)): blind.append(sentence)
-                except ValueError as error: failed.append(f'{about["label"]} on {task.name}: {error}')
+                        if isinstance(model, BM25) and (sentence := unread(task)): notes.append(sentence)
+                except ValueError as error: notes.append(f'{about["label"]} on {task.name}: {error}')
                 bar.update()
-    return measured, blind, failed
+    return measured
 
-def _evaluate_command(names, suite, out, corpus, rows, keep):
-    loaded = _load(names, corpus)
+def _find(suite, loaded, corpus, rows):
+    "`find_tasks`, without what the models have trained on"
+    from gte_nb.evaluation.tasks import TRAINED, find_tasks
     trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
-    tasks, notes = find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
-        tuple(sorted(trained)))
-    measured, blind, failed = _measure_all(loaded, tasks)
+    return find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
+        tuple(sorted(trained))) if suite else ([], [])
+
+def _evaluate_command(names, suite, out, corpus, rows, keep, own=None, own_notes=()):
+    "`own`: path → task of sets of one's own, on which BM25 has its usual k1 and b"
+    import pandas as pd
+    own, corpus = own or {}, cache(corpus)
+    loaded = _load(names)
+    found, notes = _find(suite, loaded, corpus, rows)
+    tasks, notes = _told_apart(own, found), [*own_notes, *notes]
+    measured = _measure_all(loaded, own.values(), notes) if own else {}
+    opened = corpus.cache_info().currsize                             # a task of the corpus was asked for
+    if 'bm25' in loaded and opened: loaded['bm25'] = load_model('bm25', corpus())
+    measured |= _measure_all(loaded, found, notes) if found else {}
     by_name = {task.name: task for task in tasks}
     table = pd.DataFrame([dict(model=loaded[name][2]['label'], folder=name, **row)
         for (name, task), measurement in measured.items() for row in summarise(measurement, by_name[task])],
@@ -210,11 +264,11 @@ def _evaluate_command(names, suite, out, corpus, rows, keep):
     primary = table.drop_duplicates(['folder', 'task'])
     if len(primary): print(_scoreboard(primary))
     compared = [sentence for task in tasks for sentence in _comparisons(loaded, measured, task)]
-    for sentence in (*compared, *notes, *blind, *failed): print(sentence)
+    for sentence in (*compared, *notes): print(sentence)
     if not len(primary): raise ValueError('nothing was measured; the reasons stand above')
     _save_chart(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks', out/'scores.png')
     _fill_cards(loaded, table)
-    if keep: _record(loaded, by_name, measured, table, corpus)
+    if keep: _record(loaded, by_name, measured, table, corpus().fingerprint if opened else '')
 
 def _save_chart(primary, title, file):
     try: draw_scores(primary, title).savefig(file, dpi=110)
@@ -233,7 +287,7 @@ def _identity(about):
 
 def _record(loaded, tasks, measured, table, corpus):
     "Append scores, and one value for each item, to data/results"
-    made = dict(provenance(), corpus=corpus().fingerprint)
+    made = dict(provenance(), corpus=corpus)
     columns = ['task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds']
     append_results('evaluation', [dict(_identity(loaded[row['folder']][2]), **{k: row[k] for k in columns},
         task_key=tasks[row['task']].key, **made) for row in table.to_dict('records')])
@@ -243,10 +297,13 @@ def _record(loaded, tasks, measured, table, corpus):
         for (name, task), measurement in measured.items()])
 
 def _benchmark_command(names, benchmark, out, keep):
-    if 'bm25' in names: raise ValueError('bm25 gives no vectors, so it has no benchmark; leave it out')
+    import pandas as pd
+    from gte_nb.evaluation.benchmarks import benchmark_notes, benchmark_table, run_benchmark
+    for name in names:
+        if name == 'bm25' or _SET.fullmatch(name):
+            raise ValueError(f'{name} gives no vectors, so it has no benchmark; leave it out')
     results, rows = {}, []
-    # only bm25 needs a corpus
-    for model, key, about in _load(names, None).values():
+    for model, key, about in _load(names).values():
         result = run_benchmark(model, benchmark, out/'benchmark', about['label'], key)
         results[about['label']] = result
         rows += [dict(_identity(about), **row) for row in result.to_dict('records')]
@@ -301,6 +358,7 @@ def _recorded(name):
 @cache
 def _read(file, changed):
     "A file as of the moment when it was changed: comparisons ask for it hundreds of times"
+    import pandas as pd
     table = pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str))
     return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table],
         keep='last')
@@ -324,6 +382,7 @@ def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, sc
 @cache
 def _table(changed):
     "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
+    import pandas as pd
     values = {key: np.stack([np.array(row.split(), dtype=float) for row in group['values']])
         for key, group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False)}
     # by shape, because `bootstrap` then draws resamples once for all of a shape
@@ -398,14 +457,19 @@ def claims_from_results(): # IPython.display.Markdown
     return _shown('\n'.join(lines))
 
 # %% ../../nbs/machinery/scores.ipynb #9c027c5f
-_ZERO_SHOT = (('', 'bm25'), ('', 'wordllama'), ('', 'all-MiniLM-L6-v2'), ('laptop-scratch', 'stage 1'),
-    ('laptop', 'stage 1'))
+# Tuned on docstrings, BM25 is worse than with its usual constants on many domains: the better one counts
+_WORDS = ('', 'bm25'), ('', 'bm25-1.5-0.75')
+_PEERS = {'the better BM25': _WORDS, 'wordllama': (('', 'wordllama'),),
+    'all-MiniLM-L6-v2': (('', 'all-MiniLM-L6-v2'),)}
+_OURS = ('laptop-scratch', 'stage 1'), ('laptop', 'stage 1')
+_ZERO_SHOT = *(model for models in _PEERS.values() for model in models), *_OURS
 _MASKED = ' (names masked)'
 
 def _zero_shot_table():
+    import pandas as pd
     table = recorded_table()
     return table[table['task'].str.contains(': ') & pd.Series(list(zip(table['recipe'], table['model'])),
-        table.index).isin(list(_ZERO_SHOT))]
+        table.index).isin(_ZERO_SHOT)]
 
 def zero_shot_from_results(): # IPython.display.Markdown
     "The recorded scores after stage 1 on domains that it was not trained on, a line per domain."
@@ -418,18 +482,20 @@ def _domains():
         or domain.removesuffix(_MASKED) not in domains]
 
 def _domain_differences(ours, theirs):
-    "(domains, 3): difference and its interval"
-    return np.array([recorded_difference(ours, theirs, domain) for domain in _domains()])
+    "(domains, 3): difference and its interval; of several peers, from the one with the highest score there"
+    scores = recorded_table().set_index(['recipe', 'model', 'task'])['score']
+    def best(domain): return max(theirs, key=lambda model: scores.get((*model, domain), -1))
+    return np.array([recorded_difference(ours, best(domain), domain) for domain in _domains()])
 
 def zero_shot_claims() -> list[str]: # sentences
     "On how many domains a recipe's stage 1 is better than a peer, and on how many it is worse."
     claims = []
-    for ours in _ZERO_SHOT[3:]:
-        for theirs in _ZERO_SHOT[:3]:
+    for ours in _OURS:
+        for name, theirs in _PEERS.items():
             differences = _domain_differences(ours, theirs)
             domains, better, worse = len(differences), (differences[:, 1] > 0).sum(), (differences[:,
                 2] < 0).sum()
-            claims.append(f'{ours[0]}, stage 1, is better than {theirs[1]} on {better} of {domains} '
+            claims.append(f'{ours[0]}, stage 1, is better than {name} on {better} of {domains} '
                           f'domains, worse on {worse}, and cannot be told from it on '
                           f'{domains - better - worse}; MRR@10 differs by {differences[:, 0].mean():+.3f} on '
                           'average.')

@@ -16,21 +16,20 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 import numpy as np
 from fastcore.script import call_parse
 from tokenizers import Tokenizer
 
-from ..data.code_sources import file_rows, installed_version, python_files
-from ..data.mining import split_within
 from ..data.text import normalise
 from ..data.tokens import TokenTable, token_table, tokenizer_hash, train_tokenizer
 from ..documented import documented
-from ..model.embedder import Embedder
-from ..model.encoder import Encoder, EncoderConfig
 from ..utils import cache_folder, complain, progress_bar, written_aside
+
+if TYPE_CHECKING:
+    import torch
+    from gte_nb.model.encoder import EncoderConfig
 
 # %% ../../nbs/machinery/gpu.ipynb #8c62db6b
 QUERY_TOKENS, DOCUMENT_TOKENS = 64, 128   # that are kept of a text
@@ -123,6 +122,7 @@ def corpus_tokens(
     from gte_nb.data.mining import mine
     from gte_nb.experiments.miniature import SOURCES, UNSEEN
     from gte_nb.data.tokens import training_pairs
+    from gte_nb.model.embedder import Embedder
     embedder, corpus = Embedder.load(), mine()
     def tables(pairs):
         return tuple(token_table(embedder, pairs[column].tolist(), length)
@@ -156,6 +156,10 @@ def package_tokens(
     least: int = 200, # training pairs of a source, or it is left out; a tenth of that for a test
 ) -> Tokens: # tests: the same sources, of modules that are held out
     "Mine code and documentation of installed packages. Raises ValueError when too little is found."
+    from gte_nb.data.code_sources import file_rows, installed_version, python_files
+    from gte_nb.data.mining import split_within
+    from gte_nb.model.embedder import Embedder
+    from gte_nb.model.encoder import Encoder, EncoderConfig
     found: dict[str, dict[str, dict]] = dict(train={}, test={})
     files, unread = [(path, module, is_test) for package in packages
         if installed_version(package) for path, module, is_test in python_files(package)], 0
@@ -220,12 +224,14 @@ class Device:
 
     def synchronize(self):
         "Wait until the device has done what it was told: a GPU's work is only ordered when a call returns."
+        import torch
         if self.type == 'cuda': torch.cuda.synchronize()
 
 def find_device(
     rehearsal: bool = False, # whether a CPU will do
 ) -> Device:
     "The GPU. Raises ValueError where there is none, unless it is a rehearsal."
+    import torch
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = Device('cuda', properties.name, properties.total_memory,
@@ -257,12 +263,13 @@ def timed(
 
 def product_rate(
     device: Device, # to be measured
-    dtype: torch.dtype = torch.bfloat16, # of the factors
+    dtype: 'torch.dtype|None' = None, # of the factors; None: bfloat16
     n: int = 8192, # rows and columns
 ) -> float: # floating-point operations per second
     """2n³ operations over the time of an n × n matrix product of random numbers (zeros are faster: a chip
     at rest draws less power)."""
-    a, b = (torch.randn(n, n, device=device.type).to(dtype) for _ in range(2))
+    import torch
+    a, b = (torch.randn(n, n, device=device.type).to(dtype or torch.bfloat16) for _ in range(2))
     return 2*n**3 / timed(lambda: a @ b, device)
 
 def copy_rate(
@@ -270,6 +277,7 @@ def copy_rate(
     size: int = 2 << 30, # bytes
 ) -> float: # bytes per second, read and written
     "Twice the bytes over the time of a copy within the device's memory."
+    import torch
     a = torch.randn(size//4, device=device.type)
     b = torch.empty_like(a)
     return 2*size / timed(lambda: b.copy_(a), device)
@@ -279,12 +287,13 @@ def peak_bytes(
 ) -> int: # bytes
     """The most memory that was taken since torch.cuda.reset_peak_memory_stats, or since the process began
     on a CPU."""
+    import torch
     return torch.cuda.max_memory_allocated() if device.type == 'cuda' else 1024*resource.getrusage(
         resource.RUSAGE_SELF).ru_maxrss
 
 # %% ../../nbs/machinery/gpu.ipynb #7e0af9f5
 def model_operations(
-    config: EncoderConfig, # of a BERT
+    config: 'EncoderConfig', # of a BERT
     lengths: np.ndarray, # tokens of each text
 ) -> float: # floating-point operations, forward and backward
     "What the matrix products of a model need for a step on these texts, each embedded once."
@@ -300,6 +309,7 @@ def in_memory(
 ) -> T:
     """Do work with as much memory as there is. Raises ValueError when a hundredth of the device's memory
     is still too much."""
+    import torch
     memory = None
     while True:
         try: return work(memory)

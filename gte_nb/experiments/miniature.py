@@ -32,7 +32,7 @@ from ..training.gauges import held_out_pairs, retrieval_gauge
 from ..training.loop import train
 from ..training.recipes import TRIPLES, Recipe
 from ..training.start import inverse_document_frequency
-from ..utils import cache_folder, kept, runs_folder
+from ..utils import cache_folder, kept, runs_folder, written_aside
 
 # %% ../../nbs/machinery/miniature.ipynb #01d38694
 SOURCES = ('member_documentation', 'headword_definition', 'comment_code', 'test_body',
@@ -94,7 +94,13 @@ def start(
 
 # %% ../../nbs/machinery/miniature.ipynb #b322e78d
 @cache
-def _pairs(source, split, rows): return held_out_pairs(project_corpus(), source, rows, split)
+def _pairs(source, split, rows):
+    "`held_out_pairs`, kept on disk: to find texts that are there twice takes longer than a small run."
+    corpus = project_corpus()
+    file = cache_folder()/'exams'/f"{source}-{split}-{rows}-{corpus.manifest['key']}.parquet"
+    if not file.exists():
+        with written_aside(file) as aside: held_out_pairs(corpus, source, rows, split).to_parquet(aside)
+    return pd.read_parquet(file)
 
 @cache
 def _gauge(source, split, rows):

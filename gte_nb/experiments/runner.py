@@ -18,11 +18,9 @@ from time import perf_counter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable
 
-import torch
 import numpy as np
 from fastcore.script import call_parse
 
-from ..data.mining import mine
 from ..documented import documented
 from ..training.card import provenance
 from ..utils import checkout, complain, data_folder, results_folder, runs_folder, written_aside
@@ -73,6 +71,7 @@ def code_version() -> dict: # commit, or 'none'; clean: whether all but results 
 
 def machine() -> dict: # instructions, blas
     "What multiplies here, beyond the processor's name that `provenance` gives."
+    import torch
     built = torch.__config__.show()
     blas = re.search(r'Math Kernel Library Version [\d.]+|BLAS_INFO=\w+', built)
     return dict(instructions=torch.backends.cpu.get_cpu_capability(), blas=blas[0] if blas else 'unknown')
@@ -88,6 +87,7 @@ def cell_rows(
     corpus: str, # fingerprint
 ) -> list[dict]: # with all of COLUMNS
     "The rows of a finished cell. Raises ValueError when there are none, KeyError when one lacks something."
+    import torch
     if not found: raise ValueError('run returned no rows')
     how, made = dict(provenance(), corpus=corpus), code_version() | machine()
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -294,6 +294,7 @@ def run_experiment(
 ) -> list[str]: # a sentence for each cell that failed
     """Run the cells that are not finished yet. Raises ValueError with one sentence for bad input. Ctrl-C
     passes through as KeyboardInterrupt; finished cells are on the disk."""
+    from gte_nb.data.mining import mine
     until, name, file = perf_counter() + 60*budget, study.__name__.rpartition('.')[2], Path(file)
     if seeds < 1: raise ValueError(f'{seeds} seeds; give at least 1')
     if unknown := [arm for arm in arms or () if arm not in study.ARMS]:

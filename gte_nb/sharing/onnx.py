@@ -10,30 +10,30 @@ import json, logging, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 import numpy as np
-from tokenizers import Tokenizer
 
 from ..documented import documented
-from ..model.embedder import Embedder
-from ..model.folders import pool, read_json
 from ..model.identity import model_hash
 from ..training.card import _put
-from ..utils import written_aside
+from ..utils import read_json, written_aside
 
 # %% ../../nbs/machinery/onnx.ipynb #564ef24a
-class _Graph(torch.nn.Module):
+def _graph(embedder):
     "What is exported: token ids → hidden states, and the vectors that the folder's modules make of them."
-    def __init__(self, embedder):
-        super().__init__()
-        self.encoder, self.width = embedder.encoder, embedder.hidden_size
-        self.settings, self.layers = embedder.settings, embedder.settings.layers
+    import torch
+    from gte_nb.model.folders import pool
+    class Graph(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.width = embedder.encoder, embedder.hidden_size
+            self.settings, self.layers = embedder.settings, embedder.settings.layers
 
-    def forward(self, input_ids, attention_mask, token_type_ids=None):
-        hidden = self.encoder(input_ids, attention_mask, token_type_ids)
-        vectors = self.layers(pool(hidden, attention_mask, self.settings.pooling))
-        if self.settings.normalize: vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return hidden, vectors[:, :self.width]
+        def forward(self, input_ids, attention_mask, token_type_ids=None):
+            hidden = self.encoder(input_ids, attention_mask, token_type_ids)
+            vectors = self.layers(pool(hidden, attention_mask, self.settings.pooling))
+            if self.settings.normalize: vectors = torch.nn.functional.normalize(vectors, dim=1)
+            return hidden, vectors[:, :self.width]
+    return Graph().eval()
 
 _INPUTS = 'input_ids', 'attention_mask', 'token_type_ids'
 _ONNX, _AGAIN = 'onnx/model.onnx', 'save the model again with Embedder.save'
@@ -55,6 +55,7 @@ def _tokenizer_inputs(folder):
 
 def _as_others_read(folder, texts):
     "Token ids and mask, (n, tokens) each, by tokenizer.json and tokenizer_config.json alone"
+    from tokenizers import Tokenizer
     config = read_json(folder/'tokenizer_config.json')
     tokenizer = Tokenizer.from_file(str(folder/'tokenizer.json'))
     tokenizer.enable_truncation(config['model_max_length'], direction=config.get('truncation_side', 'right'))
@@ -64,6 +65,7 @@ def _as_others_read(folder, texts):
 
 def _exported(embedder, inputs):
     "The graph, without the paths of this machine"
+    import torch
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     from torch.export import Dim
     example = tuple(torch.full((2, 3), value) for value in (1, 1, 0)[:len(inputs)])   # not one tensor thrice
@@ -74,7 +76,7 @@ def _exported(embedder, inputs):
     try:
         with warnings.catch_warnings(action='ignore'):
             program = torch.onnx.export(
-                _Graph(embedder).eval(), example, dynamo=True, verbose=False,
+                _graph(embedder), example, dynamo=True, verbose=False,
                 dynamic_shapes=(shape,)*len(inputs), input_names=inputs,
                 output_names=['last_hidden_state', 'sentence_embedding'])
     finally: logger.setLevel(loud)
@@ -103,6 +105,7 @@ def export_onnx(
 ) -> float: # largest difference of a vector's numbers from those of the encoder
     """Write an ONNX graph, token ids → last_hidden_state, sentence_embedding, and check it as others run it.
     Raises ValueError without the packages, for what a graph cannot express, when vectors differ by 1e-4."""
+    from gte_nb.model.embedder import Embedder
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not find_spec(name)]
     if missing: raise ValueError(f"{' and '.join(missing)} not installed; pip install gte_nb[onnx]")
     folder = Path(folder)

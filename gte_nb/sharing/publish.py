@@ -14,13 +14,11 @@ from fastcore.script import call_parse
 
 from ..data.text import squeeze
 from ..documented import documented
-from ..model.embedder import Embedder
-from ..model.folders import read_json, read_modules
 from ..model.identity import model_hash
 from .onnx import _AGAIN, _ONNX, export_onnx
 from ..training.card import _MARKS, _model_index, _put, _results, _signed, _untouched, write_card
 from ..training.checkpoints import finished_run
-from ..utils import complain
+from ..utils import complain, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,6 +88,7 @@ def _present(folder, names):
 
 def _named_files(folder):
     "The card, and what decides the vectors by modules.json"
+    from gte_nb.model.folders import read_modules
     names = _present(folder, ['README.md', 'modules.json', 'model.safetensors', 'tokenizer.json'])
     for kind, path in read_modules(folder):
         inside = path.relative_to(folder)
@@ -136,6 +135,7 @@ def model_files(
 ) -> list[tuple[str, int]]: # (name, bytes) of what others need
     """The files to be uploaded, checked.
     Raises ValueError, naming the file and the way out, for what is missing, damaged or not of this model."""
+    from gte_nb.model.embedder import Embedder
     folder = Path(folder)
     names = _named_files(folder)
     licence = _card_head(folder).license_link

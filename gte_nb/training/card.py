@@ -12,18 +12,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Sequence
 
-import torch
-
 from ..data.corpus import Corpus
 from ..data.registry import registry
 from ..documented import documented
-from ..model.embedder import Embedder
 from ..model.identity import weights_hash
 from .checkpoints import finished_run
 from ..utils import written_aside
 
 if TYPE_CHECKING:
     import pandas as pd
+    from gte_nb.model.embedder import Embedder
 
 # %% ../../nbs/machinery/card.ipynb #1ec42bee
 def _version(package):
@@ -40,6 +38,7 @@ def _processor():
 
 def provenance() -> dict: # date, command, versions, hardware
     "How something is being made."
+    import torch
     packages = 'torch', 'numpy', 'tokenizers', 'bm25s', 'mteb', 'transformers', 'sentence-transformers'
     gpu = (f', {torch.cuda.device_count()} × {torch.cuda.get_device_name()}' if torch.cuda.is_available()
         else '')
@@ -296,7 +295,7 @@ def _training_table(history):
         [(name.replace('_', ' '), *(values[name] for values in columns)) for name in columns[0]])
 
 def model_card(
-    embedder: Embedder, # the model
+    embedder: 'Embedder', # the model
     history: list[dict], # see `training_history`
     results: Sequence[dict] = (), # task, type, metric, score, low, high, n
 ) -> str: # README.md
@@ -343,6 +342,7 @@ def write_card(
         print(f'{card} was edited or is not of this run, and stays; delete it, and the same command writes '
               'a new one', file=sys.stderr)
         return False
+    from gte_nb.model.embedder import Embedder
     clear, text = _licence_text(history)
     if not clear: _put(folder/'LICENSE.md', f'# Licences of what this model is made of\n\n{text}\n')
     _put(card, model_card(Embedder.load(folder), history))

@@ -13,18 +13,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
-from ..data.tokens import sync
 from ..documented import documented
 from ..utils import writing, written_aside
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd, torch
+    from tokenizers import Tokenizer
 
 # %% ../../nbs/machinery/checkpoints.ipynb #7d5b3c1b
 def _digest(file):
@@ -39,13 +36,15 @@ def checkpoint_steps(
 def save_checkpoint(
     folder: str|Path, # of the run
     step: int, # steps done
-    tensors: dict[str, torch.Tensor], # weights, moments
+    tensors: dict[str, 'torch.Tensor'], # weights, moments
     facts: dict, # what else is to be known: must go into JSON
     keep: int = 2, # checkpoints that stay, this one included
 ) -> Path: # `folder`/checkpoints/STEP, which holds state.safetensors and state.json
     """Write a checkpoint, then delete the oldest beyond `keep`, and later ones.
 
     Raises ValueError when it cannot be written; those before it are whole."""
+    from safetensors.torch import save_file
+    from gte_nb.data.tokens import sync
     checkpoints = Path(folder)/'checkpoints'
     aside, target = checkpoints/'.writing', checkpoints/f'{step:09}'
     try:
@@ -74,11 +73,12 @@ def save_checkpoint(
 def load_checkpoint(
     folder: str|Path, # of the run
     quiet: bool = False, # whether to say nothing of damaged ones, as other processes of the run do
-) -> tuple[dict[str, torch.Tensor], dict]|None: # the tensors and the facts, `step` among them; None: there is
-    # no checkpoint
+) -> tuple[dict[str, 'torch.Tensor'], dict]|None: # the tensors and the facts, `step` among them; None:
+    # there is no checkpoint
     """The newest checkpoint that is whole; a damaged one is named on stderr and skipped. Raises ValueError
     when all are damaged."""
     if not (steps := checkpoint_steps(folder)): return None
+    from safetensors.torch import load_file
     for step in steps:
         path = Path(folder)/'checkpoints'/f'{step:09}'
         try:
@@ -130,7 +130,7 @@ def locked(
 LOG = ('step', 'loss', 'norm', 'learning_rate', 'pairs', 'seconds', 'skipped')
 
 def keep_tokenizer(
-    tokenizer: Tokenizer, # of the run
+    tokenizer: 'Tokenizer', # of the run
     folder: Path, # of the run
 ):
     "Write tokenizer.json before the first checkpoint: from then on a run has a vocabulary of its own."
@@ -141,7 +141,7 @@ def keep_tokenizer(
 
 def same_vocabulary(
     file: Path, # tokenizer.json of a run; may be missing
-    tokenizer: Tokenizer, # of the run that wants to go on
+    tokenizer: 'Tokenizer', # of the run that wants to go on
 ) -> bool: # whether both give the same ids, lengths apart
     "Compare two tokenizers."
     def vocabulary(text): return json.loads(text) | dict(truncation=None, padding=None)

@@ -7,6 +7,7 @@ __all__ = ['TRIPLES', 'RECIPES', 'Recipe', 'chosen_sources']
 
 # %% ../../nbs/machinery/recipes.ipynb #444a6995
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 
 from fastcore.docments import docments
@@ -31,6 +32,8 @@ class Recipe:
     document_tokens: int = 64 # tokens of a document in training
     sources: tuple[str, ...] = () # mixed with α; (): all that have training pairs
     clean: bool = True # leave out what `cleaning` flags as noise; leaks are always left out
+    # stage 2, where rows bring none: 'random' documents of other rows; 'mined' by the model it starts from
+    negatives: str = 'random'
     alpha: float = 0.5 # exponent of the mixture
     loss: str = 'improved' # one of losses.LOSSES
     temperature: float = 0.03 # τ of the loss
@@ -43,6 +46,10 @@ class Recipe:
     weight_decay: float = 0.01 # on matrices
     dropout: float = 0. # inside the layers of a BERT
     token_dropout: float = 0. # share of tokens dropped from each text
+
+    def __post_init__(self):
+        if self.negatives not in ('random', 'mined'):
+            raise ValueError(f"negatives is {self.negatives!r}; it must be 'random' or 'mined'")
 
     @property
     def static(self) -> bool: # whether it trains a static encoder
@@ -103,11 +110,17 @@ RECIPES = {
 # %% ../../nbs/machinery/recipes.ipynb #ca71ae40
 def chosen_sources(
     corpus: Corpus, # mined, or from files
-    recipe: Recipe, # whose sources may be ()
+    recipe: Recipe, # whose sources may be (), or those of the book
 ) -> Recipe: # with sources named
-    "Name the sources of a recipe that trains on all there are."
-    with_pairs = tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train'))
-    return replace(recipe, sources=recipe.sources or with_pairs)
+    """Name the sources of a recipe: its own; or all that have training pairs, where it names none, or those
+    of the book, none of which the corpus holds. Raises ValueError for one that the corpus does not hold."""
+    rows = corpus.manifest['rows']
+    elsewhere = recipe.sources in (_WEAK, TRIPLES) and not set(recipe.sources) & set(rows)
+    for source in () if elsewhere else recipe.sources:
+        if source not in rows and (near := get_close_matches(source, rows, 1)):
+            raise ValueError(f'{corpus.folder} has no source {source}; did you mean {near[0]}?')
+    if recipe.sources and not elsewhere: return recipe
+    return replace(recipe, sources=tuple(source for source, splits in rows.items() if splits.get('train')))
 
 # %% ../../nbs/machinery/recipes.ipynb #66d0ccf2
 documented(globals())

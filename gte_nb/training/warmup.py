@@ -6,30 +6,23 @@
 __all__ = ['SHARE', 'mask_tokens', 'masked_gradient', 'corpus_texts', 'warm_up', 'gte_warmup']
 
 # %% ../../nbs/machinery/warmup.ipynb #cc9cf06f
-import hashlib, json, sys
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 import numpy as np
-import torch.nn.functional as F
 from fastcore.script import Param, call_parse
-from tokenizers import Tokenizer
 
 from ..data.corpus import Corpus
-from ..data.mining import open_corpus
 from ..data.sampler import MixtureSampler
-from ..data.tokens import SPECIAL_TOKENS, TokenTable, token_table, tokenizer_hash, training_pairs
+from ..data.tokens import SPECIAL_TOKENS, TokenTable, column_table, tokenizer_hash
 from ..documented import documented
-from ..model.embedder import Embedder, rectangles
-from .gradient_cache import CHUNK_TOKENS, seed_dropout
-from .loop import train
-from .processes import processes, sigterm_said
-from .start import corpus_tokenizer, new_bert
-from ..utils import cache_folder, complain, os_errors_said, runs_folder
+from ..utils import complain, os_errors_said, runs_folder
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tokenizers import Tokenizer
+    from gte_nb.model.embedder import Embedder
 
 # %% ../../nbs/machinery/warmup.ipynb #33bab738
 SHARE = 0.15   # of the tokens are hidden
@@ -54,7 +47,7 @@ def _chosen_places(text, hideable, lengths, rng):
 
 def mask_tokens(
     ids: list[np.ndarray], # token ids of each text
-    tokenizer: Tokenizer, # knows SPECIAL_TOKENS
+    tokenizer: 'Tokenizer', # knows SPECIAL_TOKENS
     seed: int|tuple[int, ...] = 0, # of the draw: numbers from 0, such as (seed of the run, step)
 ) -> tuple[list[np.ndarray], list[np.ndarray]]: # (n) ids with masks; (n) True where a token was chosen
     """Choose 15% of each text's tokens, at least one, never special ones; 80% of them become [MASK], 10% a
@@ -80,6 +73,7 @@ def _token_vectors(embedder): return embedder.encoder.embeddings.word_embeddings
 
 def _chunk_loss(embedder, input_ids, mask, targets, chosen):
     "The summed loss of a chunk at its chosen places."
+    import torch, torch.nn.functional as F
     weight, where = _token_vectors(embedder), torch.zeros_like(mask)
     where[mask] = torch.from_numpy(chosen)
     input_ids, mask, where = (tensor.to(weight.device) for tensor in (input_ids, mask, where))
@@ -88,7 +82,7 @@ def _chunk_loss(embedder, input_ids, mask, targets, chosen):
     return F.cross_entropy(hidden @ weight.T, targets, reduction='sum')
 
 def masked_gradient(
-    embedder: Embedder, # a BERT, in training mode
+    embedder: 'Embedder', # a BERT, in training mode
     ids: list[np.ndarray], # token ids of a batch of texts
     seed: int|tuple[int, ...] = 0, # of masks and dropout: numbers from 0, such as (seed of the run, step)
 ) -> float: # the loss of the batch, in nats for each hidden token
@@ -97,6 +91,10 @@ def masked_gradient(
 
     With several processes all of them call it with the same batch, and each adds its share. Raises
     ValueError for a static encoder, and as `mask_tokens` does."""
+    import torch
+    from gte_nb.model.embedder import rectangles
+    from gte_nb.training.gradient_cache import CHUNK_TOKENS, seed_dropout
+    from gte_nb.training.processes import processes
     if embedder.static:
         raise ValueError('a static encoder sees no neighbours from which to guess a hidden token; warm up a '
                          'BERT')
@@ -118,20 +116,16 @@ def masked_gradient(
 
 # %% ../../nbs/machinery/warmup.ipynb #49ee2065
 def corpus_texts(
-    embedder: Embedder, # its tokenizer is used
+    embedder: 'Embedder', # its tokenizer is used
     corpus: Corpus, # its training split is read
     sources: tuple[str, ...], # of the corpus
 ) -> TokenTable: # of all queries and documents, cut at the embedder's max_length
     "Token ids of a corpus' training texts, cached on disk."
-    about = json.dumps([corpus.fingerprint, sources, tokenizer_hash(embedder.tokenizer), embedder.max_length])
-    def texts():
-        return [text for source in sources for column in ('query', 'document')
-            for text in training_pairs(corpus, source)[column]]
-    return token_table(embedder, texts, embedder.max_length, # type: ignore[arg-type] # inf: nothing is cut
-        cache_folder()/'tokens'/f'texts-{hashlib.sha256(about.encode()).hexdigest()[:16]}')
+    return TokenTable.joined([column_table(embedder, corpus, source, column, int(embedder.max_length))
+        for source in sources for column in ('query', 'document')])
 
 def warm_up(
-    embedder: Embedder, # a BERT, trained in place
+    embedder: 'Embedder', # a BERT, trained in place
     texts: TokenTable|list[np.ndarray], # token ids of the texts to read
     folder: str|Path, # receives the model, as in `train`
     steps: int, # optimizer steps
@@ -143,6 +137,7 @@ def warm_up(
 ) -> 'pd.DataFrame': # the log
     """Masked language modelling: the start of a contrastive run. Goes on where it stopped; raises
     ValueError with one sentence for bad input."""
+    from gte_nb.training.loop import train
     sampler = MixtureSampler([len(texts)], batch_size, seed=seed)
     def batch_at(step):
         rows = sampler[step][1]
@@ -172,6 +167,9 @@ def gte_warmup(
         nargs='+', action='extend') = None,
 ):
     "Warm up a small BERT from random weights, by masked language modelling on the corpus' texts."
+    from gte_nb.data.mining import open_corpus
+    from gte_nb.training.processes import sigterm_said
+    from gte_nb.training.start import corpus_tokenizer, new_bert
     try:
         with sigterm_said(), os_errors_said():
             rows, names = open_corpus(corpus), tuple(sources.split(','))

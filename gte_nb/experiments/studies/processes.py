@@ -24,7 +24,7 @@ from ...data.batches import Batch
 from ..gpu import Device, copy_rate, model_operations, peak_bytes, product_rate, timed
 from ...model.embedder import Embedder, minilm_folder
 from ...model.encoder import Encoder, EncoderConfig
-from ...training import gradient_cache
+from ...training import gradient_cache, optimizer
 from ...training.gradient_cache import CHUNK_TOKENS, TILE, backward
 from ...training.loop import train
 from ...training.processes import processes
@@ -159,7 +159,7 @@ class _Clocks:
         return clocked
 
     def install(self):
-        distributed, optimizer = torch.distributed, torch.optim.AdamW
+        distributed = torch.distributed
         distributed.all_reduce = self.reducing(distributed.all_reduce)
         # what FSDP calls, by older and newer names
         for name in ('all_gather_single', 'all_gather_into_tensor', 'reduce_scatter_single',
@@ -169,7 +169,8 @@ class _Clocks:
                     lambda *tensors: max(tensor.nbytes for tensor in tensors)))
         gradient_cache._loss = self.losing(gradient_cache._loss)
         # the class, since `train` makes the optimizer
-        optimizer.step = self.clocked('optimizer', optimizer.step) # type: ignore[method-assign]
+        made = optimizer._AdamW
+        made.step = self.clocked('optimizer', made.step) # type: ignore[method-assign]
 
     def medians(self, seconds): # of each step
         "Over the steps after the first."
