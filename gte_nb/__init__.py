@@ -20,6 +20,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .model.embedder import Embedder
     from .model.encoder import Encoder, EncoderConfig, StaticEncoder
     from .search_index import SearchIndex
+    from .training.distil_command import Distillation, run_distillation
     from .training.gradient_cache import backward
     from .training.loop import train
     from .training.negatives import mine_hard_negatives
@@ -42,6 +43,7 @@ _HOMES = {
     "model.embedder": ("Embedder",),
     "model.encoder": ("Encoder", "EncoderConfig", "StaticEncoder"),
     "search_index": ("SearchIndex",),
+    "training.distil_command": ("Distillation", "run_distillation"),
     "training.gradient_cache": ("backward",),
     "training.loop": ("train",),
     "training.negatives": ("mine_hard_negatives",),
