@@ -233,7 +233,8 @@ def _head(history, results, clear):
 def _introduction(embedder, history):
     "What the model is, in a sentence and in a table."
     stages = {1: 'contrastive pre-training on weak pairs',
-        2: 'contrastive fine-tuning on triples with hard negatives'}
+        2: 'contrastive fine-tuning on triples with hard negatives',
+        'distillation': 'distillation, to give the vectors of a larger model'}
     done = dict.fromkeys(stages.get(record['about'].get('stage'), 'masked language modelling')
         for record in history)
     unit, config = ' of unit length'*embedder.settings.normalize, embedder.encoder.config
@@ -243,10 +244,12 @@ def _introduction(embedder, history):
             else f'BERT of {config.num_hidden_layers} layers')
     size = sum(p.numel() for p in embedder.encoder.parameters())/1e6
     paper = f'[arXiv:{_ARXIV}](https://arxiv.org/abs/{_ARXIV})'
+    # a student alone has not been trained by the paper's method
+    contrastive = {record['about'].get('stage') for record in history} != {'distillation'}
+    method = f' with the method of GTE (Li et al. 2023, {paper})'*contrastive
     sentence = (f'A text embedding model: it turns a text into a vector of {embedder.hidden_size} '
-                f'numbers{unit}, so that texts that belong together have a high cosine. It was trained with '
-                f'the method of GTE (Li et al. 2023, {paper}), at the scale stated below: '
-                f"{', then '.join(done)}.")
+                f'numbers{unit}, so that texts that belong together have a high cosine. It was trained{method}, '
+                f"at the scale stated below: {', then '.join(done)}.")
     return sentence + '\n\n' + _markdown_table(('', ''), [
         ('base model', base[0] or history[0]['about']['start'] if base else 'none: from random weights'),
         ('model', f'{kind}, {size:.1f} million parameters; {_pooling_in_words(embedder.settings)}'),
