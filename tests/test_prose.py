@@ -10,7 +10,7 @@ import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]/'nbs'
 # notebooks that hold some; to be shortened
-STILL_TYPED = ('experiments/kills', 'experiments/processes', 'index')
+STILL_TYPED = ('experiments/kills', 'experiments/processes')
 
 UNIT = (r'(?:%|percent|points?\b|times\b|seconds?\b|minutes?\b|hours?\b|core-hours?\b|ms\b|s\b|[KMG]i?B\b'
         r'|GFLOP/s)')
