@@ -22,7 +22,7 @@ from ..documented import documented
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../../nbs/book/07_weak_pairs.ipynb #2e541f27
+# %% ../../nbs/book/07_weak_pairs.ipynb #1bfc46db
 def _row_digest(split, query, document, *negatives):
     "A row as a number of 256 bits."
     text = '\x1f'.join((split, query, document, *negatives))

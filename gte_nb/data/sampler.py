@@ -34,7 +34,7 @@ def mixing_probs(
     # fsum rounds once: the same bits on every machine
     return weights / fsum(weights)
 
-# %% ../../nbs/book/08_mixing.ipynb #32474576
+# %% ../../nbs/book/08_mixing.ipynb #f5eb3698
 class MixtureSampler:
     """The batch of any step, as a pure function of `seed` and the step: `sampler[step] -> (source,
     row_indices)`.
