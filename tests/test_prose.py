@@ -11,7 +11,7 @@ import pytest
 NOTEBOOKS = Path(__file__).resolve().parents[1]/'nbs'
 # notebooks that hold some; to be shortened
 STILL_TYPED = ('book/10_stage_2', 'experiments/kills',
-               'experiments/processes', 'index')
+               'experiments/processes')
 
 UNIT = (r'(?:%|percent|points?\b|times\b|seconds?\b|minutes?\b|hours?\b|core-hours?\b|ms\b|s\b|[KMG]i?B\b'
         r'|GFLOP/s)')
