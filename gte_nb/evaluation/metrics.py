@@ -116,39 +116,5 @@ def pseudo_values(
                          'all the same')
     return score + (n - 1) * (without.mean() - without)
 
-def _mean_ranks(values):
-    "As scipy.stats.rankdata gives them; importing that takes a second."
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (counts.cumsum() - (counts - 1)/2)[place]
-
-def spearman(
-    a: np.ndarray, # (n,)
-    b: np.ndarray, # (n,)
-) -> float: # −1 to 1; NaN when one of them is constant
-    "Rank correlation; ties share their mean rank (Spearman 1904)."
-    return pearson(_mean_ranks(a), _mean_ranks(b))
-
-def pearson(
-    a: np.ndarray, # (n,)
-    b: np.ndarray, # (n,)
-) -> float: # −1 to 1; NaN when one of them is constant
-    "Linear correlation."
-    a, b = a - a.mean(), b - b.mean()
-    scale = (a @ a * (b @ b))**0.5
-    return a @ b / scale if scale > 0 else np.nan
-
-def pseudo_values(
-    statistic: Callable[..., float], # arrays of equal length → score
-    *columns: np.ndarray, # (n,) each
-) -> np.ndarray: # (n,) whose mean is the score
-    """Jackknife pseudo-values (Tukey 1958), shifted by their bias. Raises ValueError where the statistic
-    is undefined."""
-    n, score = len(columns[0]), statistic(*columns)
-    without = np.array([statistic(*(np.delete(column, i) for column in columns)) for i in range(n)])
-    if not np.isfinite([score, *without]).all():
-        raise ValueError(f'the score is undefined for {n} items, or without one of them: too few, or nearly '
-                         'all the same')
-    return score + (n - 1) * (without.mean() - without)
-
 # %% ../../nbs/book/11_evaluation.ipynb #c2e8e0c2
 documented(globals())
