@@ -373,8 +373,8 @@ def measured(**curves):
             peak = int(means[:i + 1].argmax())
             away, margin_away = change - curve[peak][0], margin*(peak != i)
             rows.append(dict(step=10*i, gauge=name, score=0.5 + change, n=300, change=change,
-                low=change - margin, high=change + margin, from_peak=away,
-                peak_low=away - margin_away, peak_high=away + margin_away))
+                low=change - margin, high=change + margin, from_peak=away, peak_low=away - margin_away,
+                peak_high=away + margin_away))
     return pandas.DataFrame(rows)
 
 def test_the_best_measurement_survives_a_kill(tmp_path):
