@@ -130,3 +130,5 @@ def run_stage(
     return log
 
 documented(globals())
+
+documented(globals())
