@@ -106,7 +106,8 @@ def _write_shard(part, file, rows, state):
             group.clear()
         for state['last'], fault, row in rows:
             if fault is not None:
-                first = dict(rows=0, file=_called(part.path, part.source), row=state['last'], value=_shown(row))
+                called = _called(part.path, part.source)
+                first = dict(rows=0, file=called, row=state['last'], value=_shown(row))
                 state['skipped'].setdefault(fault, first)['rows'] += 1
                 continue
             group.append(_values(row, part.path.name, state['last']))
