@@ -91,6 +91,7 @@ def test_refused_probabilities(arguments, settings, sentence):
 
 
 @pytest.mark.parametrize("sizes, batch_size, settings, sentence", [
+    ([1, 1], 512, {}, 'no source has two rows: a pair learns from the other pairs of its batch'),
     ([300, 120], 512, {},
         "batch of 512 is larger than every source (largest: 300 rows); choose --batch_size 300 or less"),
     ([300, 0], 16, {}, "source 1 has no rows"),

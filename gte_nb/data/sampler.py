@@ -60,6 +60,9 @@ class MixtureSampler:
         self.alpha, self.seed = alpha, index(seed)
         self.probs = mixing_probs(self.sizes, alpha)
         if self.batch_size < 1: raise ValueError(f'batch of {batch_size} rows; choose --batch_size 1 or more')
+        if self.batch_size > max(self.sizes) == 1:
+            raise ValueError('no source has two rows: a pair learns from the other pairs of its batch; bring '
+                             'more rows')
         if self.batch_size > max(self.sizes):
             raise ValueError(f'batch of {batch_size} is larger than every source (largest: '
                              f'{max(self.sizes)} rows); choose --batch_size {max(self.sizes)} or less')

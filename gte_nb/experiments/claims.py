@@ -214,14 +214,15 @@ def claim_table(
         return [one.said(next(bold)) if one else '' for one in judgements]
     own = words([judged(claim.own, claim) for _, claim in claims])
     other = words([judged(claim.other, claim) for _, claim in claims])
-    columns = (title, "paper's own", 'measured (points of 100, 95%)', 'seeds',
+    columns = (title, 'measured (points of 100, 95%)', 'seeds',
                'on these tasks', 'on other tasks', 'experiment')
     lines = [f"| {' | '.join(columns)} |", '|---'*len(columns) + '|']
     for (name, claim), here, there in zip(claims, own, other):
         here = here or f'not tested: {claim.untested}'
         there = f'{claim.elsewhere}: {there}' if there else claim.elsewhere or '–'
         link = f'[{name}](experiments/{name}.ipynb)'
-        cells = claim.paper, claim.published or '–', claim.measured, claim.seeds, here, there, link
+        paper = claim.paper + f' (its own difference: {claim.published})'*bool(claim.published)
+        cells = paper, claim.measured, claim.seeds, here, there, link
         lines.append(f"| {' | '.join(cells)} |")
     kinds = dict.fromkeys(sorted(claim.verdict for _, claim in claims))
     def count(kind):
