@@ -387,6 +387,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'gte_nb.data.sources._where': ('machinery/sources.html#_where', 'gte_nb/data/sources.py'),
                                      'gte_nb.data.sources._write_stream': ( 'machinery/sources.html#_write_stream',
                                                                             'gte_nb/data/sources.py'),
+                                     'gte_nb.data.sources.kept_share': ('machinery/sources.html#kept_share', 'gte_nb/data/sources.py'),
                                      'gte_nb.data.sources.rows_in': ('machinery/sources.html#rows_in', 'gte_nb/data/sources.py')},
             'gte_nb.data.text': { 'gte_nb.data.text.Row': ('machinery/text.html#row', 'gte_nb/data/text.py'),
                                   'gte_nb.data.text._equality': ('machinery/text.html#_equality', 'gte_nb/data/text.py'),

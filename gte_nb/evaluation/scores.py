@@ -180,10 +180,14 @@ def gte_evaluate(
     benchmark: str = None,
     corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
     rows: int = 1500, # functions of a package task, and queries of your own
+    # share of the rows of a --corpus of files that training kept for gauges, and that are measured on where
+    # rows name no split; default: 0.01, as in training
+    validation: float = None,
     record: bool = False, # append the rows to data/results of this checkout
 ):
     "Evaluate models side by side, with 95% intervals."
     from gte_nb.data.mining import open_corpus
+    from gte_nb.data.sources import kept_share
     try:
         out = Path(out) if out else runs_folder()/'evaluation'
         writable(out)
@@ -195,7 +199,8 @@ def gte_evaluate(
         if benchmark: _benchmark_command(models, benchmark, out, record)
         else:
             suite = tasks or ('own' if corpus else '' if own else 'default')
-            _evaluate_command(models, suite, out, lambda: open_corpus(corpus), rows, record, own, notes)
+            def opened(): return open_corpus(corpus, validation=kept_share(corpus, validation))
+            _evaluate_command(models, suite, out, opened, rows, record, own, notes)
     except (ValueError, FileNotFoundError) as error: complain(error)
 
 # %% ../../nbs/machinery/scores.ipynb #6be345e8

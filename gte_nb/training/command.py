@@ -15,7 +15,7 @@ from typing import get_args
 from fastcore.script import call_parse
 
 from ..data.corpus import Corpus
-from ..data.sources import VALIDATION
+from ..data.sources import VALIDATION, kept_share
 from ..data.text import SPLITS
 from ..documented import documented
 from .checkpoints import finished_run
@@ -167,9 +167,7 @@ def _take_file(words):
             raise ValueError(f"--sources {','.join(named)}: a file of sources stands alone, without "
                              '--corpus; to pick some of it, say --corpus sources.toml --sources one,another')
         words.corpus = list(words.changes.pop('sources'))
-    whole = [name for name in words.corpus or () if name.endswith('.toml')
-        or Path(name, 'corpus.json').exists()]
-    return VALIDATION if words.validation is None and words.corpus and not whole else words.validation
+    return kept_share(words.corpus, words.validation)
 
 def _with_sources(recipe, corpus, named):
     "The recipe with sources: those that were named, or its own; of your own rows all, where none was named."
