@@ -60,6 +60,17 @@ def evaluation_folder() -> Path|None: # None when the variable is not set
         raise ValueError(f'GTE_NB_EVAL_DATA names {folder}, which is no folder; correct or unset it')
     return Path(folder) if folder else None
 
+class _NotebookLine:
+    "The line of a progress bar as one output of a notebook, which is empty when the bar has been cleared."
+    shown = None
+    def write(self, text):
+        from IPython.display import HTML, display
+        output = HTML(f'<pre>{text.strip()}</pre>' if text.strip() else '')
+        if self.shown: self.shown.update(output)
+        elif text.strip(): self.shown = display(output, display_id=True)
+
+    def flush(self): pass
+
 def progress_bar(
     total: int|None, # units of work; None when nobody knows
     what: str, # is being done
@@ -69,8 +80,10 @@ def progress_bar(
     "A progress bar in a terminal or a notebook (where it disappears when done); silent where nobody watches."
     terminal = sys.stderr.isatty()
     # not given: TQDM_DISABLE=1 has the word
-    silent = {} if show and (terminal or 'ipykernel' in sys.modules) else dict(disable=True)
-    return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal, **silent)
+    notebook = not terminal and 'ipykernel' in sys.modules
+    silent = {} if show and (terminal or notebook) else dict(disable=True)
+    return tqdm(total=total, desc=what, unit=unit, leave=terminal, dynamic_ncols=terminal,
+        file=_NotebookLine() if notebook else None, **silent) # type: ignore[arg-type]
 
 def new_figure(
     width: float, # inches
@@ -95,7 +108,8 @@ def interactive(
     try: from ipywidgets import interact
     except ImportError: interact = None
     if interact and 'ipykernel' in sys.modules and not os.environ.get('TQDM_DISABLE'):
-        interact(draw, **choices)
+        shown = interact(draw, **choices)
+        for control in shown.widget.children[:-1]: control.style.description_width = '90px'
     else: draw()
 
 @contextmanager
