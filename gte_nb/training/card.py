@@ -68,7 +68,7 @@ def training_history(
     if known := _recorded(folder, run): return known
     about, earlier, rows = run['about'], [], {}
     # it started from a folder, which `about` names by the hash of its weights
-    if about.get('init') != about.get('start'):
+    if about.get('init', about.get('start')) != about.get('start'):
         before = Path(init or about['start'])
         if finished_run(before) and weights_hash(before) == about['init']:
             earlier = training_history(before, corpus)

@@ -21,7 +21,7 @@ from .card import bases, provenance, training_history, write_card
 from .checkpoints import differences, finished_run
 from ..utils import writing
 
-# %% ../../nbs/book/16_merging.ipynb #fc1d503f
+# %% ../../nbs/book/16_merging.ipynb #ab7dc319
 def linear(
     tensors: list[torch.Tensor], # of one shape, one from each model
     shares: list[float], # one for each model; their sum is 1
@@ -43,7 +43,7 @@ def slerp(
 
 METHODS = dict(linear=linear, slerp=slerp)
 
-# %% ../../nbs/book/16_merging.ipynb #013ab39d
+# %% ../../nbs/book/16_merging.ipynb #6bd88118
 _WITHOUT_EFFECT = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'initializer_range')
 
 def _traits(model):
@@ -91,7 +91,7 @@ def merged(
             for name in states[0]})
     return models[0]
 
-# %% ../../nbs/book/16_merging.ipynb #6e8b37aa
+# %% ../../nbs/book/16_merging.ipynb #2c720554
 def _place(name):
     "Where a model lies, and what it is called where weights come from."
     if name == 'all-MiniLM-L6-v2': return minilm_folder(), name
@@ -145,5 +145,5 @@ def merge(
         write_card(aside)
     return True
 
-# %% ../../nbs/book/16_merging.ipynb #9ab65c93
+# %% ../../nbs/book/16_merging.ipynb #17839dde
 documented(globals())
