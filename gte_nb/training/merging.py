@@ -49,7 +49,7 @@ _WITHOUT_EFFECT = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'initi
 def _traits(model):
     "What must be alike in models that are merged: name → value."
     traits = dict(kind='a table' if model.static else 'a BERT', **vars(model.encoder.config))
-    traits |= dict(tokenizer=tokenizer_hash(model.tokenizer), max_length=model.max_length)
+    traits |= dict(max_length=model.max_length, tokenizer=tokenizer_hash(model.tokenizer))
     traits |= vars(model.settings) | dict(layers=' '.join(str(model.settings.layers).split()))
     return {name: value for name, value in traits.items() if name not in _WITHOUT_EFFECT}
 
