@@ -1,5 +1,5 @@
-"Merging: halves are the mean to the bit, slerp ends where it should, and what does not fit is refused in a sentence."
-import json, multiprocessing, os, shutil, signal
+"Merging: halves are the mean to the bit, slerp ends at its ends, and what does not fit is refused."
+import json, multiprocessing, os, signal
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
 
@@ -17,7 +17,8 @@ from gte_nb.training.card import write_card
 from gte_nb.training.merge_command import gte_merge
 from gte_nb.training.merging import merge, merged, slerp
 
-TOKENIZERS = [train_tokenizer([text], 60) for text in ('read a file and close it', 'sort the rows of a table')]
+TEXTS = 'read a file and close it', 'sort the rows of a table'
+TOKENIZERS = [train_tokenizer([text], 60) for text in TEXTS]
 
 def saved(folder, seed=0, static=True, tokenizer=0, length=32, settings=None, **shape):
     "A small model with random weights."
@@ -102,15 +103,16 @@ def test_bad_words_are_one_sentence(words, says, tmp_path, monkeypatch, capsys):
     before = model_hash('a')
     (tmp_path/'empty').mkdir()
     (tmp_path/'file').touch()
-    with pytest.raises(SystemExit) as left: gte_merge([*words.split(), *['--out', 'c']*('--out' not in words)])
+    with pytest.raises(SystemExit) as left:
+        gte_merge([*words.split(), *['--out', 'c']*('--out' not in words)])
     error = capsys.readouterr().err
     assert left.value.code == 1 and error.startswith('error: ') and error.count('\n') == 1 and says in error
     assert model_hash('a') == before and not (tmp_path/'c'/'model.safetensors').exists()
 
 def trained(folder, **about):
     "What a run writes beside its model."
-    about = dict(name=folder.name, stage=1, start='scratch', init='scratch', sources=['see_also'], query_tokens=16,
-        document_tokens=24) | about
+    about = dict(name=folder.name, stage=1, start='scratch', init='scratch', sources=['see_also'],
+        query_tokens=16, document_tokens=24) | about
     (folder/'training.json').write_text(json.dumps(dict(about=about, pairs=8, seconds=1., skipped=0)))
     return folder
 
@@ -119,23 +121,27 @@ def test_the_card_says_what_a_merge_is_made_of(tmp_path):
         start='google-bert/bert-base-uncased', init='google-bert/bert-base-uncased')
     assert merge([one, two, saved(tmp_path/'three', 2)], [0.5, 0.25, 0.25], tmp_path/'c')
     card, history = ((tmp_path/'c'/name).read_text() for name in ('README.md', 'history.json'))
-    for part in ('# c, merge', f'three {model_hash(tmp_path/"three")}', '0.5, 0.25, 0.25', 'google-bert/bert-base-uncased',
-                 'weights that nobody has described', 'not known', 'cut at 20 tokens', 'see_also', 'license: other'):
+    for part in ('# c, merge', f'three {model_hash(tmp_path/"three")}', '0.5, 0.25, 0.25',
+                 'google-bert/bert-base-uncased', 'weights that nobody has described', 'not known',
+                 'cut at 20 tokens', 'see_also', 'license: other'):
         assert part in card, part
-    assert str(tmp_path) not in card + history and [r['about']['stage'] for r in json.loads(history)] == [1, 2, 'merge']
+    assert str(tmp_path) not in card + history
+    assert [run['about']['stage'] for run in json.loads(history)] == [1, 2, 'merge']
     assert model_files(tmp_path/'c') and not write_card(tmp_path/'c')
     # merged once more: each run is told once
     assert merge([one, tmp_path/'c'], [0.5, 0.5], tmp_path/'d')
-    assert [r['about']['name'] for r in json.loads((tmp_path/'d'/'history.json').read_text())] == ['one', 'two', 'c', 'd']
+    history = json.loads((tmp_path/'d'/'history.json').read_text())
+    assert [run['about']['name'] for run in history] == ['one', 'two', 'c', 'd']
 
 def test_a_kill_leaves_no_half_of_a_model(tmp_path, monkeypatch):
     folders = [saved(tmp_path/'a'), saved(tmp_path/'b', 1)]
     monkeypatch.setattr(module, 'write_card', lambda folder: os.kill(os.getpid(), signal.SIGKILL))
-    child = multiprocessing.get_context('fork').Process(target=merge, args=(folders, [0.5, 0.5], tmp_path/'c'))
+    call = folders, [0.5, 0.5], tmp_path/'c'
+    child = multiprocessing.get_context('fork').Process(target=merge, args=call)
     child.start(); child.join()
     assert child.exitcode == -signal.SIGKILL and not [*(tmp_path/'c').glob('[!.]*')]
     monkeypatch.undo()
-    assert merge(folders, [0.5, 0.5], tmp_path/'c') and not merge(folders, [0.5, 0.5], tmp_path/'c')
+    assert merge(*call) and not merge(*call)
     assert not (tmp_path/'c'/'.saving').exists()
-    refused(lambda: merge(folders, [0.25, 0.75], tmp_path/'c'), 'holds another model (shares [0.5, 0.5] there')
-    shutil.rmtree(tmp_path/'c')
+    refused(lambda: merge(folders, [0.25, 0.75], tmp_path/'c'),
+        'holds another model (shares [0.5, 0.5] there, [0.25, 0.75] here)')

@@ -136,7 +136,7 @@ def merge(
                          "--out")
     if (out/'model.safetensors').exists():
         raise ValueError(f'{out} holds another model; choose another --out')
-    model = merged(folders, shares, method)
+    model = merged(list(folders), shares, method)
     run = dict(about=about, pairs=0, seconds=round(perf_counter() - begin, 3), skipped=0)
     with writing('the merged model', out), written_together(out) as aside:
         model.save(aside)

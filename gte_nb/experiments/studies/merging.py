@@ -9,6 +9,7 @@ __all__ = ['SHARES', 'PLACES', 'ARMS', 'run']
 import hashlib, json
 from dataclasses import asdict, replace
 from time import process_time
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +47,7 @@ def run(
     "Train both stages, or find them, merge, and look at what stage 2 trains on and at what it does not."
     point, _, place = arm.partition('/')
     first, second = (shrunk(recipe) if tiny else recipe for recipe in PLACES[place or 'usual'])
-    how = dict(exams=dict(unseen=UNSEEN, seen=EXAMINED), tiny=tiny)
+    how: dict[str, Any] = dict(exams=dict(unseen=UNSEEN, seen=EXAMINED), tiny=tiny)
     ends = {'stage 1': 'linear 0', 'stage 2': 'linear 1', 'other seed': 'linear 0.5'}
     method, share = ends.get(point, point).split()
     before = stage1(seed + (point == 'other seed'), first)
