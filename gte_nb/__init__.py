@@ -23,6 +23,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .training.distil_command import Distillation, run_distillation
     from .training.gradient_cache import backward
     from .training.loop import train
+    from .training.merging import merge
     from .training.negatives import mine_hard_negatives
     from .training.recipes import RECIPES, Recipe
     from .training.stages import run_stage
@@ -46,6 +47,7 @@ _HOMES = {
     "training.distil_command": ("Distillation", "run_distillation"),
     "training.gradient_cache": ("backward",),
     "training.loop": ("train",),
+    "training.merging": ("merge",),
     "training.negatives": ("mine_hard_negatives",),
     "training.recipes": ("RECIPES", "Recipe"),
     "training.stages": ("run_stage",),
