@@ -349,7 +349,7 @@ def evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'cache'))
     monkeypatch.setenv('GTE_NB_EVAL_DATA', str(tmp_path))
     monkeypatch.setattr('gte_nb.data.mining.open_corpus',
-                        lambda paths: open_corpus(paths) if paths else no_corpus())
+                        lambda paths, **how: open_corpus(paths, **how) if paths else no_corpus())
     def command(models, **how):
         capsys.readouterr()
         try: gte_evaluate(models, out=str(tmp_path/'out'), **how)
@@ -365,6 +365,10 @@ def test_bm25_and_a_model_on_own_rows(evaluated, tmp_path):
     assert 'bm25: this corpus has no validation rows to choose k1 and b on' in said
     rows_of(tmp_path/'my.jsonl', ['test', 'validation']*10)
     assert 'choose k1' not in evaluated(['bm25'], corpus=[rows], tasks='my')
+    # by the rows that `gte_pretrain --validation 0.2` keeps from training
+    rows_of(tmp_path/'my.jsonl', [None]*100)
+    said = evaluated(['bm25'], corpus=[rows], validation=0.2)
+    assert 'my (validation) (MRR@10)' in said and SEEN not in said
 
 def test_a_corpus_of_several_files(evaluated, tmp_path):
     splits = ['test', 'train']*5, ['train', 'test', 'test']*4   # each file is a source

@@ -130,5 +130,3 @@ def run_stage(
     return log
 
 documented(globals())
-
-documented(globals())

@@ -49,7 +49,8 @@ def draw_run(
             label='skipped')
     axes[0].set(xlabel='step', ylabel='loss'); axes[0].legend(frameon=False)
     styles = zip(('#009E73', '#CC79A7', '#E69F00', '#0072B2', '#D55E00', '#999999')*9, 'osD^vP'*9)
-    for (name, rows), (colour, marker) in zip(gauges.groupby('gauge', sort=False) if len(gauges) else (), styles):
+    by_gauge = gauges.groupby('gauge', sort=False) if len(gauges) else ()
+    for (name, rows), (colour, marker) in zip(by_gauge, styles):
         axes[1].plot(rows['step'], rows['change'], f'{marker}-', ms=4, color=colour,
             label=f"{name} ({rows['score'].iloc[0]:.2f} before)")
         axes[1].fill_between(rows['step'], rows['low'], rows['high'], color=colour, alpha=0.15, lw=0)
