@@ -25,7 +25,7 @@ from .cleaning import RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, installed_version,
                                       python_files, readme_rows, see_also_rows)
 from .corpus import Corpus, fingerprint
-from .sources import Sources, rows_in
+from .sources import Sources, rows_in, whole_corpora
 from .text import LONE_SURROGATE, SPLITS
 from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
 from ..documented import documented
@@ -383,7 +383,7 @@ def open_corpus(
     if isinstance(what, (dict, Sources)): return Sources.open(what, validation).corpus()
     if not what: return _with_own_splits(mine(), validation)
     paths = [Path(path) for path in ([what] if isinstance(what, (str, Path)) else what)]
-    whole = [path for path in paths if path.suffix == '.toml' or (path/'corpus.json').exists()]
+    whole = whole_corpora(paths)
     if whole and len(paths) > 1:
         raise ValueError(f'{whole[0]} is a whole corpus and cannot be joined with {len(paths) - 1} other '
                          'paths; name it alone, or name files only')
