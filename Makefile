@@ -39,7 +39,7 @@ $(STAMP): constraints.txt settings.ini setup.py $(wildcard .jupyter/*)
 .PHONY: hooks
 hooks:
 	@mkdir -p $(VENV)/etc/jupyter $(VENV)/share/jupyter/lab/settings
-	@cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter
+	@cp -r .jupyter/jupyter_server_config.py .jupyter/custom $(VENV)/etc/jupyter
 	@cp .jupyter/overrides.json $(VENV)/share/jupyter/lab/settings
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
