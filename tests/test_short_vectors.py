@@ -1,4 +1,4 @@
-"Short vectors: the sum over prefixes is the peer's, what was trained stands in the folder, and what is not there is refused."
+"Short vectors: the sum is the peer's, the folder says what was trained, what is not there is refused."
 import os, warnings
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
@@ -28,8 +28,8 @@ DIMENSIONS, WEIGHTS = (2, 5, 8), (1., 0.5, 2.)
 
 def model(static=True, **settings):
     torch.manual_seed(0)
-    encoder = StaticEncoder(100, 8) if static else Encoder(EncoderConfig(100, hidden_size=8, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=16, hidden_dropout_prob=0., attention_probs_dropout_prob=0.))
+    encoder = StaticEncoder(100, 8) if static else Encoder(EncoderConfig(100, hidden_size=8,
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, hidden_dropout_prob=0., attention_probs_dropout_prob=0.))
     return Embedder(encoder, TOKENIZER, 32, Settings(**settings))
 
 def batch_of(embedder): return Batch(embedder.tokenize(QUERIES), embedder.tokenize(DOCUMENTS))
@@ -64,7 +64,8 @@ def test_the_sum_and_its_gradient_are_those_of_sentence_transformers():
 @pytest.mark.parametrize('tile_size', [None, 5])
 def test_hard_negatives_masks_and_tiles_are_summed_alike(tile_size):
     torch.manual_seed(0)
-    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((12, 8), (12, 8), (12, 2, 8))]
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((12, 8), (12, 8), (12, 2, 8))]
     more = dict(hard_negative_mask=torch.rand(12, 2) > 0.3, ids=torch.randint(40, (12, 4)))
     def of(loss, **how):
         value = loss(inputs[0], inputs[1], hard_negatives=inputs[2], **more, **how)
@@ -85,7 +86,8 @@ def test_the_gradient_cache_embeds_no_text_more_for_it(memory):
     embedder.encoder.double().train()
     batch, embed, texts = batch_of(embedder), embedder.embed, []
     vectors = embed([*batch.queries, *batch.documents])
-    expected = sum(LOSSES['improved'](vectors[:12, :width], vectors[12:, :width], 0.05) for width in DIMENSIONS)
+    expected = sum(LOSSES['improved'](vectors[:12, :width], vectors[12:, :width], 0.05)
+        for width in DIMENSIONS)
     expected.backward()
     wanted = gradient(embedder)
     counts = {}
@@ -97,14 +99,17 @@ def test_the_gradient_cache_embeds_no_text_more_for_it(memory):
         value = backward(embedder, batch, temperature=0.05, memory=memory, mask_duplicates=False,
             dimensions=dimensions[:2])
         counts[dimensions] = sum(texts)
-    assert abs(value - expected.item()) < 1e-12 * value and torch.allclose(gradient(embedder), wanted, rtol=1e-10)
+    assert abs(value - expected.item()) < 1e-12 * value and torch.allclose(gradient(embedder), wanted,
+        rtol=1e-10)
     assert counts[()] == counts[DIMENSIONS]
 
+def matryoshka(*dimensions, weights=None): return matryoshka_loss(LOSSES['improved'], dimensions, weights)
+
 REFUSED = [ # sentence, what is called
-    ('dimensions is empty', lambda: matryoshka_loss(LOSSES['improved'], ())),
-    ('2 dimensions and 1 weights', lambda: matryoshka_loss(LOSSES['improved'], (2, 4), (1,))),
-    ('names 9, but a vector has 8', lambda: matryoshka_loss(LOSSES['improved'], (4, 9))(*torch.randn(2, 6, 8))),
-    ('names 9, but a vector has 8', lambda: backward(embedder := model(), batch_of(embedder), dimensions=(9,))),
+    ('dimensions is empty', matryoshka),
+    ('2 dimensions and 1 weights', lambda: matryoshka(2, 4, weights=(1,))),
+    ('names 9, but a vector has 8', lambda: matryoshka(4, 9)(*torch.randn(2, 6, 8))),
+    ('names 9, but a vector has 8', lambda: backward(embedder := model(), batch_of(embedder), dimensions=[9])),
     ('names 0, but a vector has 8', lambda: model().encode(QUERIES, dimensions=0)),
     ('names 9, but a vector has 8', lambda: model().encode([], dimensions=9)),
     ("names '4', but a vector has 8", lambda: model().encode(QUERIES, dimensions='4')),
@@ -152,8 +157,8 @@ def test_runs_from_before_stay_the_runs_they_were():
 def test_a_command_trains_them(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path/'pairs.csv').write_text('query,document\n' + ''.join(f'{q},{d}\n' for q, d in PAIRS))
-    words = ('--recipe laptop-scratch --corpus pairs.csv --vocab_size 80 --hidden_size 8 --batch_size 4 --steps 2 '
-        '--gauge_every 0 --validation 0 --quiet --out run').split()
+    words = ('--recipe laptop-scratch --corpus pairs.csv --vocab_size 80 --hidden_size 8 --batch_size 4 '
+        '--steps 2 --gauge_every 0 --validation 0 --quiet --out run').split()
     def refused(*more):
         with pytest.raises(SystemExit) as left: gte_pretrain([*words, *more])
         assert left.value.code
