@@ -29,7 +29,8 @@ DIMENSIONS, WEIGHTS = (2, 5, 8), (1., 0.5, 2.)
 def model(static=True, **settings):
     torch.manual_seed(0)
     encoder = StaticEncoder(100, 8) if static else Encoder(EncoderConfig(100, hidden_size=8,
-        num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, hidden_dropout_prob=0., attention_probs_dropout_prob=0.))
+        num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, hidden_dropout_prob=0.,
+        attention_probs_dropout_prob=0.))
     return Embedder(encoder, TOKENIZER, 32, Settings(**settings))
 
 def batch_of(embedder): return Batch(embedder.tokenize(QUERIES), embedder.tokenize(DOCUMENTS))
@@ -109,7 +110,7 @@ REFUSED = [ # sentence, what is called
     ('dimensions is empty', matryoshka),
     ('2 dimensions and 1 weights', lambda: matryoshka(2, 4, weights=(1,))),
     ('names 9, but a vector has 8', lambda: matryoshka(4, 9)(*torch.randn(2, 6, 8))),
-    ('names 9, but a vector has 8', lambda: backward(embedder := model(), batch_of(embedder), dimensions=[9])),
+    ('names 9, but a vector has 8', lambda: backward(one := model(), batch_of(one), dimensions=[9])),
     ('names 0, but a vector has 8', lambda: model().encode(QUERIES, dimensions=0)),
     ('names 9, but a vector has 8', lambda: model().encode([], dimensions=9)),
     ("names '4', but a vector has 8", lambda: model().encode(QUERIES, dimensions='4')),
