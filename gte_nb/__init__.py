@@ -26,6 +26,7 @@ if TYPE_CHECKING:                      # what editors and type checkers read; th
     from .training.merging import merge
     from .training.negatives import mine_hard_negatives
     from .training.recipes import RECIPES, Recipe
+    from .training.short_vectors import matryoshka_loss
     from .training.stages import run_stage
 
 _HOMES = {
@@ -50,6 +51,7 @@ _HOMES = {
     "training.merging": ("merge",),
     "training.negatives": ("mine_hard_negatives",),
     "training.recipes": ("RECIPES", "Recipe"),
+    "training.short_vectors": ("matryoshka_loss",),
     "training.stages": ("run_stage",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,7 +10,7 @@ __all__ = ['SOURCES', 'EXAMINED', 'UNSEEN', 'BASE', 'SECOND', 'BERT', 'BERT_SECO
 # %% ../../nbs/machinery/miniature.ipynb #2e16da44
 import hashlib, json
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from ..data.tokens import token_table, tokenizer_hash, training_pairs
 from ..documented import documented
 from ..model.embedder import Embedder
 from ..model.encoder import StaticEncoder
+from ..training.checkpoints import described
 from ..training.gauges import held_out_pairs, retrieval_gauge
 from ..training.loop import train
 from ..training.recipes import TRIPLES, Recipe
@@ -171,7 +172,7 @@ def fit(
     "Train by a recipe. Raises ValueError for a source that is not in the corpus, and as `train` does."
     began = process_time()
     with nullcontext(folder) if folder else TemporaryDirectory() as place:
-        about = dict(asdict(recipe), seed=seed, corpus=project_corpus().fingerprint)
+        about = dict(described(recipe), seed=seed, corpus=project_corpus().fingerprint)
         batch_at = batches(embedder, project_corpus(), recipe, seed)
         log = train(embedder, batch_at, place, seed=seed, about=about, quiet=True, checkpoint_seconds=1e9,
             **recipe.settings)
@@ -200,7 +201,7 @@ def best_rate(
     tried: dict[int, float] = {}
     weights = hashlib.sha256(b''.join(p.detach().numpy().tobytes()
         for p in first.encoder.parameters())).hexdigest()
-    about = [asdict(recipe), weights, batches.__name__, sources, project_corpus().fingerprint]
+    about = [described(recipe), weights, batches.__name__, sources, project_corpus().fingerprint]
     def score(step):
         rate, embedder = recipe.learning_rate * 10**(step/2), begin(recipe, TUNING) if tried else first
         fit(embedder, replace(recipe, learning_rate=rate), TUNING, batches)
@@ -222,7 +223,8 @@ def stage1(
     recipe: Recipe = BASE, # or a variant of it
 ) -> Path: # folder of the model
     "Stage 1, trained once and kept in data/runs/miniature."
-    name = hashlib.sha256(json.dumps([asdict(recipe), project_corpus().fingerprint]).encode()).hexdigest()[:8]
+    about = json.dumps([described(recipe), project_corpus().fingerprint])
+    name = hashlib.sha256(about.encode()).hexdigest()[:8]
     folder = runs_folder()/'miniature'/f'{recipe.name}-{name}-{seed}'
     fit(start(recipe, seed), recipe, seed, folder=folder)
     return folder
@@ -274,7 +276,7 @@ def cell_of(
         for metric, scores in found.items()]
     rows += [dict(metric=metric, value=float(f'{value:.5g}')) for metric, value in numbers.items()]
     hashes = {metric: exam_hash(tuple(exam), rows=n) for metric, exam in exams.items() if not callable(exam)}
-    rows[0]['made'] = dict(recipe=asdict(recipe), **(made or {}), model=model_hash(embedder), exams=hashes)
+    rows[0]['made'] = dict(recipe=described(recipe), **(made or {}), model=model_hash(embedder), exams=hashes)
     return [dict(row, step=len(log), pairs=int(log['pairs'].sum())) for row in rows]
 
 # %% ../../nbs/machinery/miniature.ipynb #c970e6c1

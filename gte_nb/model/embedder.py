@@ -6,6 +6,7 @@
 __all__ = ['TOKEN_BUDGET', 'WINDOW', 'length_chunks', 'rectangles', 'joined', 'Embedder', 'minilm_folder']
 
 # %% ../../nbs/book/02_embedder.ipynb #1c3930b6
+import warnings
 from collections.abc import Sized
 from functools import cached_property
 from itertools import islice
@@ -19,7 +20,8 @@ from tokenizers import Tokenizer
 
 from ..documented import documented
 from .encoder import Encoder, StaticEncoder
-from .folders import Settings, pool, read_folder, unknown_id, write_settings, written_together
+from .folders import (Settings, check_dimensions, pool, read_folder, unknown_id,
+    write_settings, written_together)
 from .identity import minilm_folder
 from .reading import TextReader, as_texts
 from ..utils import progress_bar
@@ -85,6 +87,7 @@ class Embedder(TextReader):
         self.encoder, self.tokenizer, self.settings = encoder, tokenizer, settings or Settings()
         tokenizer.no_padding()
         self._cut = {}
+        self._said: set[int] = set() # prefixes that it has warned of
         self.max_length = max_length
 
     @cached_property
@@ -132,17 +135,28 @@ class Embedder(TextReader):
                 hidden = self.encoder(input_ids.to(device), mask if padded else None)
                 yield rows, layers(pool(hidden, mask, settings.pooling, skip))
 
+    def _width(self, dimensions):
+        "How many numbers of a vector are kept. Raises ValueError for more than there are."
+        if dimensions is None: return self.hidden_size
+        check_dimensions([dimensions], self.hidden_size)
+        trained = self.settings.dimensions
+        if trained and dimensions not in {*trained, self.hidden_size, *self._said}:
+            self._said.add(dimensions)                                       # once is enough
+            warnings.warn(f'the first {dimensions} numbers of a vector were not trained to be one; trained '
+                          f"were the first {', '.join(map(str, trained))}", stacklevel=3)
+        return dimensions
+
     @torch.no_grad()
-    def _window(self, texts, first, normalize, prompt, bar):
+    def _window(self, texts, first, normalize, prompt, width, bar):
         "Vectors of a list of texts, in eval mode; the encoder's mode is what it was afterwards."
         ids, skip = self.tokenize(texts, first=first, prompt=prompt), self._unpooled(prompt)
-        out = np.empty((len(ids), self.hidden_size), dtype=np.float32)
+        out = np.empty((len(ids), width), dtype=np.float32)
         was_training = self.encoder.training
         self.encoder.eval()
         try:
             for rows, vectors in self._pooled(ids, TOKEN_BUDGET, skip):
                 if normalize is None and self.settings.normalize: vectors = F.normalize(vectors, dim=1)
-                vectors = vectors[:, :self.hidden_size]
+                vectors = vectors[:, :width]
                 out[rows] = (F.normalize(vectors, dim=1) if normalize else vectors).float().cpu().numpy()
                 bar.update(len(rows))
         finally: self.encoder.train(was_training)
@@ -157,17 +171,21 @@ class Embedder(TextReader):
         progress: bool|None = None,
         prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
         prompt: str|None = None, # any other text to put before each text
-    ) -> Iterator[np.ndarray]: # (up to WINDOW, hidden) float32, in the order of `texts`, each computed with
+        # numbers of each vector that are kept, its first; scaled again as `normalize` says; None: all
+        dimensions: int|None = None,
+    ) -> Iterator[np.ndarray]: # (up to WINDOW, width) float32, in the order of `texts`, each computed with
         # the weights of its moment
         """Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of
-        what is no text."""
-        texts, prompt = as_texts(texts), self._prompt(prompt_name, prompt)
+        what is no text, and for more `dimensions` than a vector has."""
+        texts, prompt, width = as_texts(texts), self._prompt(prompt_name, prompt), self._width(dimensions)
+        # what is cut off would be missing from the length
+        if dimensions is not None and normalize is None: normalize = self.settings.normalize
         total = len(texts) if isinstance(texts, Sized) else None
         if progress is None: progress = total is None or total > (100_000 if self.static else 500)
         every, row = iter(texts), 0
         with progress_bar(total, 'encoding', 'text', show=progress) as bar:
             while window := list(islice(every, WINDOW)):
-                yield self._window(window, row, normalize, prompt, bar)
+                yield self._window(window, row, normalize, prompt, width, bar)
                 row += len(window)
 
     def encode(
@@ -177,12 +195,15 @@ class Embedder(TextReader):
         progress: bool|None = None, # whether to show a progress bar; None: when there is much to do
         prompt_name: str|None = None, # one of the model's prompts; None: its default, if it has one
         prompt: str|None = None, # any other text to put before each text
-    ) -> np.ndarray: # (n, hidden) float32, in the order of `texts`
-        """Vectors of texts; those of a model that was trained here have unit length.
-        Raises ValueError naming the row when something is no text."""
+        # numbers of each vector that are kept, its first; scaled again as `normalize` says; None: all
+        dimensions: int|None = None,
+    ) -> np.ndarray: # (n, width) float32, in the order of `texts`
+        """Vectors of texts; those of a model that was trained here have unit length. Raises ValueError
+        naming the row when something is no text, and for more `dimensions` than a vector has; warns of some
+        that were not trained, where the model says which were."""
         texts = list(as_texts(texts))
-        out, row = np.empty((len(texts), self.hidden_size), dtype=np.float32), 0
-        for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt):
+        out, row = np.empty((len(texts), self._width(dimensions)), dtype=np.float32), 0
+        for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt, dimensions):
             out[row:row+len(vectors)] = vectors
             row += len(vectors)
         return out

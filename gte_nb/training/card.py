@@ -198,6 +198,14 @@ def _snippets(embedder):
         yield 'transformers', _TRANSFORMERS + pooling + unit
     yield 'gte_nb', _GTE_NB
 
+def _short(embedder):
+    "What is known of the first numbers of a vector, for a model's card."
+    if not (trained := [n for n in embedder.settings.dimensions if n < embedder.hidden_size]): return ''
+    numbers, least = ', '.join(map(str, trained)), trained[0]
+    return (f'\n\nThe first numbers of a vector were trained to be vectors of their own: {numbers}. '
+            f'`model.encode(texts, dimensions={least})` gives them at length 1, as does '
+            f'`model.encode(texts, truncate_dim={least}, normalize_embeddings=True)` of sentence-transformers.')
+
 def _prompts(settings):
     "What a model wants before a text, for its card."
     named = ', '.join(f'`{name}` {prompt!r}' for name, prompt in settings.prompts.items() if prompt)
@@ -274,7 +282,7 @@ def _usage(embedder):
     return '\n\n'.join([
         'Put the name of this repository, or a folder that holds its files, in the place of `MODEL`.',
         "```python\ntexts = ['read a csv file in chunks', 'def read_csv(path): ...']\n```", *snippets,
-        compare + static + _prompts(embedder.settings)])
+        compare + static + _short(embedder) + _prompts(embedder.settings)])
 
 def _limits(embedder, history):
     "What a user should not expect."

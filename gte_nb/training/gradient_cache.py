@@ -6,6 +6,8 @@
 __all__ = ['TILE', 'backward']
 
 # %% ../../nbs/book/04_batches.ipynb #c62355dd
+from collections.abc import Collection
+
 import torch
 
 from ..data.batches import Batch, text_ids
@@ -15,11 +17,12 @@ from ..model.embedder import Embedder
 from .chunks import (CHUNK_TOKENS as CHUNK_TOKENS, PRECISIONS, ChunkedBatch,
     GraphBytes as GraphBytes,
     plan, seed_dropout as seed_dropout)
+from .short_vectors import matryoshka_loss
 
 # %% ../../nbs/book/04_batches.ipynb #55fb2e46
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
-def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
+def _loss(vectors, batch, present, loss, temperature, mask_duplicates, dimensions):
     """The loss of a batch whose texts have these vectors: queries, documents, and the negatives that are
     present"""
     n, negatives, mask = len(batch.queries), None, None
@@ -30,7 +33,9 @@ def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
             vectors[2*n:])
     elif ids is not None: ids = ids[:, :2]
     tile = TILE.get(vectors.device.type, TILE['cuda'])
-    return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
+    width = vectors.shape[1]
+    of_vectors = matryoshka_loss(LOSSES[loss], sorted({*dimensions, width})) if dimensions else LOSSES[loss]
+    return of_vectors(vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
         tile if n >= 2*tile else None)
 
 def _check(batch, loss, precision):
@@ -84,6 +89,8 @@ def backward(
     # bytes that the graphs of the encoder may take; None: 2 GiB on a CPU, half of a GPU's memory
     memory: int|None = None,
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
+    # numbers at the start of a vector whose loss is added to that of the whole: `matryoshka_loss`
+    dimensions: Collection[int] = (),
 ) -> float: # the loss
     """Add the gradient of a batch's loss to the parameters' `.grad`, in bounded memory: a gradient cache
     (arXiv 2101.06983) that keeps the graphs which fit.
@@ -97,7 +104,8 @@ def backward(
     work = ChunkedBatch(embedder, batch, precision, memory, seed)
     with torch.random.fork_rng([work.device] if work.device.type == 'cuda' else []):
         vectors, kept = _embed(work)                                      # 1. embed
-        value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates)
+        value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates,
+            dimensions)
         value.backward()                                                  # 2. loss, as far as the vectors
         _replay(work, kept, vectors.grad)                                 # 3. replay
     return value.item()

@@ -9,7 +9,7 @@ __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'learning_rate_at', 'fault', 
 # %% ../../nbs/book/05_training.ipynb #56214a92
 import json, shutil, sys, warnings
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from inspect import signature
 from math import isfinite
@@ -32,9 +32,10 @@ from ..documented import documented
 from ..losses import NotFinite
 from ..model.embedder import Embedder
 from ..model.encoder import Encoder
-from .checkpoints import (LOG, as_table, checkpoint_steps, differences, finished_run,
-    keep_tokenizer, load_checkpoint, locked, read_log, same_vocabulary,
-    save_checkpoint, write_table)
+from ..model.folders import check_dimensions
+from gte_nb.training.checkpoints import (LATER, LOG, as_table, checkpoint_steps, described, differences,
+    finished_run, keep_tokenizer, load_checkpoint, locked, read_log, same_vocabulary, save_checkpoint,
+    write_table)
 from .gradient_cache import backward
 from .optimizer import adamw
 from gte_nb.training.processes import (Stopped, first_process_first, largest, losses_said, on_first_process,
@@ -96,6 +97,8 @@ class Settings:
     mask_duplicates: bool = True # whether equal texts in a batch are no negatives of each other
     precision: str = 'fp32' # of the encoder: fp32 or bf16
     seed: int = 0 # of everything random
+    # numbers at the start of a vector that are trained as vectors of their own, beside the whole
+    dimensions: tuple[int, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self):
         _at_least_one(steps=self.steps)
@@ -196,6 +199,7 @@ class Loop:
     def prepare(self):
         "Make the optimizer; matrices decay, biases and norms do not."
         self.encoder = self.embedder.encoder
+        check_dimensions(self.settings.dimensions, self.embedder.hidden_size)
         matrices, others = ([p for p in self.encoder.parameters() if (p.ndim > 1) == matrix]
             for matrix in (True, False))
         self.optimizer = adamw([dict(params=matrices, weight_decay=self.settings.weight_decay),
@@ -240,7 +244,7 @@ class Loop:
         "The gradient of the loss that the settings name."
         what = self.settings
         return backward(embedder, batch, what.loss, what.temperature, what.mask_duplicates, what.precision,
-            self.options.memory, seed)
+            self.options.memory, seed, what.dimensions)
 
     def attempt(self,
         batch: Any, # of the step
@@ -286,6 +290,9 @@ class Loop:
             some = ', '.join([*self.left_out][:3]) + ' …'*(len(self.left_out) > 3)
             self.say(f'{len(self.left_out)} rows had no token with a vector and were left out: {some}')
         self.encoder.eval()
+        # those that only an earlier run has trained may have suffered
+        prefixes, width = self.settings.dimensions, self.embedder.hidden_size
+        self.embedder.settings.dimensions = tuple(sorted({*prefixes, width})) if prefixes else ()
 
 # %% ../../nbs/book/05_training.ipynb #a13b6633
 class Gauges:
@@ -496,7 +503,7 @@ def train(
     if kwargs: raise TypeError(_unknown(*kwargs))
     settings, options = Settings(steps, learning_rate, loss, temperature, **what), Options(**how)
     hung = [Gauges(gauges or {}, options.gauge_every), *callbacks]
-    about = about or dict(asdict(settings), tokenizer=tokenizer_hash(embedder.tokenizer))
+    about = about or dict(described(settings), tokenizer=tokenizer_hash(embedder.tokenizer))
     return Run(embedder, batch_at, folder, settings, options, gradient,
         [*hung, *[Tracker()]*bool(options.tracker), Progress()], about=about).train()
 

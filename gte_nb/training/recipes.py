@@ -6,7 +6,7 @@
 __all__ = ['TRIPLES', 'RECIPES', 'Recipe', 'chosen_sources']
 
 # %% ../../nbs/machinery/recipes.ipynb #444a6995
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 
@@ -14,6 +14,7 @@ from fastcore.docments import docments
 
 from ..data.corpus import Corpus
 from ..documented import documented
+from .checkpoints import LATER
 
 # %% ../../nbs/machinery/recipes.ipynb #c0f7944a
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Recipe:
     weight_decay: float = 0.01 # on matrices
     dropout: float = 0. # inside the layers of a BERT
     token_dropout: float = 0. # share of tokens dropped from each text
+    # numbers at the start of a vector that are trained as vectors of their own, beside the whole; (): none
+    dimensions: tuple[int, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self):
         if self.negatives not in ('random', 'mined'):
@@ -60,7 +63,7 @@ class Recipe:
     def settings(self) -> dict: # name → value
         "The fields that are arguments of `train`."
         names = ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout',
-                 'mask_duplicates', 'precision')
+                 'mask_duplicates', 'precision', 'dimensions')
         return {name: getattr(self, name) for name in names}
 
     def __str__(self):

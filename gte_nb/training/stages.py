@@ -6,7 +6,6 @@
 __all__ = ['remarks', 'prefixes', 'run_stage']
 
 # %% ../../nbs/book/09_stage_1.ipynb #773cfd8f
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,10 @@ from ..data.mining import open_corpus
 from ..data.sampler import MixtureSampler
 from ..data.tokens import TokenTable, source_tables, tokenizer_hash
 from ..documented import documented
+from ..model.folders import check_dimensions
 from ..model.identity import weights_hash
 from .card import write_card
-from .checkpoints import finished_run, writable
+from .checkpoints import described, finished_run, writable
 from .loop import train
 from .processes import first_process_first, losses_said, processes
 from .recipes import Recipe, chosen_sources
@@ -111,7 +111,8 @@ def run_stage(
     with losses_said(out), first_process_first():                         # which fills the caches
         if not finished: writable(out)                                    # asked before the work
         embedder, origin = _start(recipe, corpus, init, seed, out)
-        about = dict(asdict(recipe), seed=seed, corpus=corpus.fingerprint,
+        check_dimensions(recipe.dimensions, embedder.hidden_size)
+        about = dict(described(recipe), seed=seed, corpus=corpus.fingerprint,
             tokenizer=tokenizer_hash(embedder.tokenizer), init=origin)
         if recipe.stage == 1: del about['negatives']
         else: about['negatives'] = ', '.join(map(': '.join, negative_kinds(corpus, recipe).items()))

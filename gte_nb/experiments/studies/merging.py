@@ -7,7 +7,7 @@ __all__ = ['SHARES', 'PLACES', 'ARMS', 'run']
 
 # %% ../../../nbs/experiments/merging.ipynb #1d36e4ce
 import hashlib, json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from time import process_time
 from typing import Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 from ..miniature import (BASE, BERT, BERT_SECOND, EXAMINED, SECOND, UNSEEN, cell_of, fit,
                                           project_corpus, second_start, shrunk, stage1)
 from ...model.identity import weights_hash
+from ...training.checkpoints import described
 from ...training.merging import merged
 from ...training.triples import triple_batches
 from ...utils import runs_folder
@@ -33,7 +34,7 @@ ARMS = ('stage 1', *(f'{point}/{place}' for place in ('usual', 'fast') for point
 
 def _second(seed, first, second):
     "Folder of a stage 2, trained once and kept."
-    about = json.dumps([asdict(first), asdict(second), project_corpus().fingerprint])
+    about = json.dumps([described(first), described(second), project_corpus().fingerprint])
     name = f'{second.name}-2-{hashlib.sha256(about.encode()).hexdigest()[:8]}-{seed}'
     folder = runs_folder()/'miniature'/name
     fit(second_start(second, seed, first), second, seed, triple_batches, folder)
