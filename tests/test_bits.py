@@ -49,8 +49,8 @@ def test_nearest_codes(width):
     table, asked = bit_table(binary_codes(vectors)), bit_table(binary_codes(query[None]))[:, 0]
     rows = nearest_codes(table, asked, 100)
     assert len(rows) == 100 and (np.diff(rows) > 0).all() and np.isin(near, rows).all()
-    same = nearest_codes(np.repeat(asked[:, None], 30_000, axis=1), asked, 25_000)
-    assert (same == np.arange(25_000)).all()
+    same = nearest_codes(np.repeat(asked[:, None], 30_000, axis=1), asked, 500)
+    assert (same == np.arange(500)).all()
 
 @pytest.mark.parametrize('precision, rescore, kept', [
     ('float32', 'int8', np.float32), ('float16', 'int8', np.float16), ('int8', 'int8', np.int8),
@@ -86,12 +86,15 @@ INT8 = dict(precision='int8')
 
 @pytest.mark.parametrize('make, said', [
     (lambda: SearchIndex(vectors=unit(3), precision='bianry'), "'bianry' is unknown; is binary meant"),
-    (lambda: SearchIndex(vectors=unit(3), precision='4 bits'), 'choose one of float32, float16, int8, binary'),
+    (lambda: SearchIndex(vectors=unit(3), precision='4 bits'),
+    'choose one of float32, float16, int8, binary'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary', rescore='in8'), 'is int8 meant'),
-    (lambda: SearchIndex(vectors=unit(3), calibration=unit(0), **INT8), 'there are 0 vectors to take it from'),
+    (lambda: SearchIndex(vectors=unit(3), calibration=unit(0), **INT8),
+    'there are 0 vectors to take it from'),
     (lambda: SearchIndex(vectors=unit(1), **INT8), 'there are 1 vectors to take it from'),
     (lambda: SearchIndex(['a tree'], calibration=['a bird'], **INT8), 'calibration by texts needs a model'),
-    (lambda: SearchIndex(vectors=unit(3), calibration=unit(9, 32), **INT8), 'of 32 numbers, and these have 64'),
+    (lambda: SearchIndex(vectors=unit(3), calibration=unit(9, 32), **INT8),
+    'of 32 numbers, and these have 64'),
     (lambda: SearchIndex(vectors=unit(3), calibration=unit(9)*np.nan, **INT8), 'vector 0 holds NaN'),
     (lambda: SearchIndex(vectors=unit(3)*np.nan, precision='binary'), 'vector 0 holds NaN'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').add(vectors=unit(2, 32)), 'these have 32'),
