@@ -254,7 +254,7 @@ def index_in(folder, model):
 @pytest.mark.parametrize('break_it, said', [
     (lambda folder: (folder/'index.json').unlink(), 'holds no index'),
     (lambda folder: (folder/'index.json').write_text('{"format": 1'), 'is damaged'),
-    (lambda folder: (folder/'index.json').write_text('{"format": 9}'), 'format 9, and 1 is known'),
+    (lambda folder: (folder/'index.json').write_text('{"format": 9}'), 'format 9, and 1 and 2 are known'),
     (lambda folder: os.truncate(next(folder.glob('vectors-*')), 200), r'vectors-\w+.npy has 200 bytes of'),
     (lambda folder: next(folder.glob('ends-*')).unlink(), 'is damaged'),
 ])
