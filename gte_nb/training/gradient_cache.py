@@ -19,7 +19,7 @@ from .chunks import (CHUNK_TOKENS as CHUNK_TOKENS, PRECISIONS, ChunkedBatch,
 # %% ../../nbs/book/04_batches.ipynb #55fb2e46
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
-def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
+def _loss(vectors, batch, present, loss, temperature, mask_duplicates, leave_out_margin):
     """The loss of a batch whose texts have these vectors: queries, documents, and the negatives that are
     present"""
     n, negatives, mask = len(batch.queries), None, None
@@ -29,9 +29,11 @@ def _loss(vectors, batch, present, loss, temperature, mask_duplicates):
         negatives = vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter(mask[..., None],
             vectors[2*n:])
     elif ids is not None: ids = ids[:, :2]
-    tile = TILE.get(vectors.device.type, TILE['cuda'])
+    tile, nearer = TILE.get(vectors.device.type, TILE['cuda']), {}
+    if leave_out_margin is not None or batch.guide is not None:
+        nearer = dict(leave_out_margin=leave_out_margin, guide=batch.guide)
     return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
-        tile if n >= 2*tile else None)
+        tile if n >= 2*tile else None, **nearer)
 
 def _check(batch, loss, precision):
     n = len(batch.queries)
@@ -84,6 +86,9 @@ def backward(
     # bytes that the graphs of the encoder may take; None: 2 GiB on a CPU, half of a GPU's memory
     memory: int|None = None,
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
+    # cosine by which a text must lie above the pair's own document to be left out as a false negative, as
+    # `batch.guide` judges, or the vectors themselves where there is no guide; None: 0 with a guide, else off
+    leave_out_margin: float|None = None,
 ) -> float: # the loss
     """Add the gradient of a batch's loss to the parameters' `.grad`, in bounded memory: a gradient cache
     (arXiv 2101.06983) that keeps the graphs which fit.
@@ -97,7 +102,8 @@ def backward(
     work = ChunkedBatch(embedder, batch, precision, memory, seed)
     with torch.random.fork_rng([work.device] if work.device.type == 'cuda' else []):
         vectors, kept = _embed(work)                                      # 1. embed
-        value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates)
+        value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates,
+            leave_out_margin)
         value.backward()                                                  # 2. loss, as far as the vectors
         _replay(work, kept, vectors.grad)                                 # 3. replay
     return value.item()

@@ -9,7 +9,7 @@ __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'learning_rate_at', 'fault', 
 # %% ../../nbs/book/05_training.ipynb #56214a92
 import json, shutil, sys, warnings
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from inspect import signature
 from math import isfinite
@@ -94,6 +94,7 @@ class Settings:
     weight_decay: float = 0.01 # on matrices, not on biases and norms
     token_dropout: float = 0. # share of tokens dropped
     mask_duplicates: bool = True # whether equal texts in a batch are no negatives of each other
+    leave_out_margin: float|None = None # above the pair's own document, as `backward` takes it
     precision: str = 'fp32' # of the encoder: fp32 or bf16
     seed: int = 0 # of everything random
 
@@ -137,7 +138,8 @@ def with_vectors(
     places = [2*pairs + row*per_query + k for row in kept for k in range(per_query)]
     negatives = [texts[i][:0] if zero[i] else texts[i] for i in places] if batch.negatives else None
     names = [name(place) for place in np.flatnonzero(lost)]
-    return Batch(queries, documents, negatives, lambda place: name(kept[place])), names
+    guide = batch.guide and tuple(vectors[kept] for vectors in batch.guide)
+    return Batch(queries, documents, negatives, lambda place: name(kept[place]), guide), names
 
 # %% ../../nbs/book/05_training.ipynb #d163952d
 class Loop:
@@ -230,7 +232,8 @@ class Loop:
         rng = np.random.default_rng([self.settings.seed, step])
         def thinned(texts): return texts and drop_tokens(texts, self.settings.token_dropout, rng)
         # in this order, since each draws from the same numbers
-        return Batch(thinned(batch.queries), thinned(batch.documents), thinned(batch.negatives), batch.name)
+        return replace(batch, queries=thinned(batch.queries), documents=thinned(batch.documents),
+            negatives=thinned(batch.negatives))
 
     def batch_gradient(self,
         embedder: Embedder, # in training
@@ -240,7 +243,7 @@ class Loop:
         "The gradient of the loss that the settings name."
         what = self.settings
         return backward(embedder, batch, what.loss, what.temperature, what.mask_duplicates, what.precision,
-            self.options.memory, seed)
+            self.options.memory, seed, what.leave_out_margin)
 
     def attempt(self,
         batch: Any, # of the step
