@@ -96,7 +96,8 @@ def test_a_batch_hands_its_guide_to_the_loss():
     of_model = guide_vectors(model, batch(model))
     mask, ids = torch.tensor([[True]]*3 + [[False]]), None
     expected = improved_contrastive_loss(*of_model[:2], 0.1, of_model[2], mask, ids, guide=vectors)
-    assert backward(model, read, temperature=0.1, mask_duplicates=False) == pytest.approx(expected.item(), rel=1e-6)
+    value = backward(model, read, temperature=0.1, mask_duplicates=False)
+    assert value == pytest.approx(expected.item(), rel=1e-6)
     without = replace(read, negatives=None)                               # the guide's own have no use then
     expected = improved_contrastive_loss(*of_model[:2], 0.1, guide=vectors[:2], leave_out_margin=0.2)
     value = backward(model, without, temperature=0.1, mask_duplicates=False, leave_out_margin=0.2)
@@ -131,8 +132,8 @@ def test_a_stage_with_a_guide(corpus, tmp_path):
 ])
 def test_commands(words, sentence, corpus, tmp_path, capsys):
     "What the command line says of a margin and a guide reaches the run; what is wrong is one sentence."
-    common = ['--recipe', 'laptop-scratch', '--corpus', str(corpus), '--vocab_size', '60', '--hidden_size', '8',
-              '--batch_size', '4', '--steps', '1', '--gauge_every', '0', '--out', str(tmp_path/'run')]
+    common = ['--recipe', 'laptop-scratch', '--corpus', str(corpus), '--vocab_size', '60', '--steps', '1',
+              '--hidden_size', '8', '--batch_size', '4', '--gauge_every', '0', '--out', str(tmp_path/'run')]
     with pytest.raises(SystemExit) as stop:
         gte_pretrain([*common, *(str(tmp_path) if word == 'FOLDER' else word for word in words)])
     assert stop.value.code == 1 and sentence in capsys.readouterr().err
