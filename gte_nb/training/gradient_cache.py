@@ -31,7 +31,8 @@ def _loss(vectors, batch, present, loss, temperature, mask_duplicates, leave_out
     elif ids is not None: ids = ids[:, :2]
     tile, nearer = TILE.get(vectors.device.type, TILE['cuda']), {}
     if leave_out_margin is not None or batch.guide is not None:
-        nearer = dict(leave_out_margin=leave_out_margin, guide=batch.guide)
+        guide = batch.guide and batch.guide[:2 if negatives is None else 3]
+        nearer = dict(leave_out_margin=leave_out_margin, guide=guide)
     return LOSSES[loss](vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
         tile if n >= 2*tile else None, **nearer)
 

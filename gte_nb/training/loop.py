@@ -29,6 +29,7 @@ with warnings.catch_warnings():
 from ..data.batches import Batch, drop_tokens
 from ..data.tokens import tokenizer_hash
 from ..documented import documented
+from ..false_negatives import check_margin
 from ..losses import NotFinite
 from ..model.embedder import Embedder
 from ..model.encoder import Encoder
@@ -100,6 +101,7 @@ class Settings:
 
     def __post_init__(self):
         _at_least_one(steps=self.steps)
+        check_margin(self.leave_out_margin)
         if not 0 < self.learning_rate < float('inf'):
             raise ValueError(f'learning rate {self.learning_rate}; give a positive number')
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MASKS', 'PLACES', 'ARMS', 'RECIPE', 'GUIDE_SEED', 'KEPT', 'repeated', 'run']
 
-# %% ../../../nbs/experiments/false_negatives.ipynb #34a767ef
+# %% ../../../nbs/experiments/false_negatives.ipynb #450402c4
 from dataclasses import replace
 from functools import cache
 
@@ -18,7 +18,7 @@ from ...data.tokens import source_tables
 from ..miniature import BASE, cell, shrunk, stage1
 from ...model.embedder import Embedder
 
-# %% ../../../nbs/experiments/false_negatives.ipynb #6680a4fc
+# %% ../../../nbs/experiments/false_negatives.ipynb #6477cd4c
 MASKS = ('none', 'equal texts', 'margin', 'guide', 'known')
 PLACES = {'': (0, 'equal'), **{f'{share}% {kind}': (share/100, kind)
     for share in (30, 10) for kind in ('equal', 'paraphrased')}}     # '': no row is repeated
