@@ -12,6 +12,7 @@ from typing import Callable
 import torch
 
 from .documented import documented
+from .false_negatives import Nearer
 
 # %% ../nbs/machinery/loss_arguments.ipynb #5ef17fef
 class NotFinite(ValueError): "A vector holds a number that is NaN, infinite or too large."
@@ -115,9 +116,11 @@ class Excluded:
         ids: torch.Tensor|None, # (n, 2 + k) whole numbers; None: every text is another
         positive_once: bool, # whether a document is not compared with its own query, which the query has done
         device: torch.device, # of the masks
+        # which texts are nearer to a pair than its own document is; None: not asked
+        nearer: Nearer|None = None,
     ):
         self.rows = dict(q=torch.arange(n), d=torch.arange(n), h=present[0].cpu())
-        self.ids, self.device = None, device
+        self.ids, self.device, self.nearer = None, device, nearer
         self.skips_own_row = {'qq', 'dd', 'dh', 'dq'} if positive_once else {'qq', 'dd', 'dh'}
         if ids is not None:                                               # the two that each text answers to
             pair, negative = ids[:, :2].contiguous(), ids[:, 2:][present]
@@ -138,13 +141,17 @@ class Excluded:
         near = asking_rows[0] <= rows[-1] and rows[0] <= asking_rows[-1]
         same_row = (asking_rows[:, None] == rows).to(self.device) if near else None
         excluded = same_row if asking_kind + kind in self.skips_own_row else None
+        is_pair = same_row if {asking_kind, kind} == {'q', 'd'} else None      # which counts in any case
+        if self.nearer is not None:
+            nearer = self.nearer(asking_kind, asking, kind, candidates)
+            if is_pair is not None: nearer &= ~is_pair
+            excluded = nearer if excluded is None else nearer | excluded
         if self.ids is None: return excluded
         asking_ids, ids = self.ids[asking_kind][asking], self.ids[kind][candidates]    # (·, 2)
         if not torch.isin(asking_ids, ids).any(): return excluded
         one, other = asking_ids[:, :1], asking_ids[:, 1:]
         same = (one == ids[:, 0]) | (one == ids[:, 1]) | (other == ids[:, 0]) | (other == ids[:, 1])
-        if same_row is not None and {asking_kind, kind} == {'q', 'd'}:
-            same &= ~same_row   # the pair itself counts
+        if is_pair is not None: same &= ~is_pair
         return same if excluded is None else same | excluded
 
 # %% ../nbs/machinery/loss_arguments.ipynb #c1f0e5a4

@@ -11,6 +11,7 @@ from math import inf
 import torch
 
 from .documented import documented
+from .false_negatives import nearer_than_pair
 from .loss_arguments import Excluded, NotFinite as NotFinite, check_lengths, checked_arguments, preset
 from .tiles import tiled_logsumexps
 
@@ -64,6 +65,12 @@ def contrastive_loss(
     rung: str|tuple = 'improved', # a name of RUNGS, or a triple like its values
     # whether a joint partition holds the pair's own term once for the query and once for the document
     count_positive_twice: bool = True,
+    # cosine by which a text must lie above the pair's own document to be left out as a false negative, 0 to
+    # 2; None: nothing is left out for its cosine, unless there is a guide, and then 0
+    leave_out_margin: float|None = None,
+    # vectors of another model that judges this: (n, w) of queries, (n, w) of documents, (n, k, w) of hard
+    # negatives where there are some; None: the vectors above judge
+    guide: tuple[torch.Tensor, ...]|None = None,
 ) -> torch.Tensor: # scalar
     """Any contrastive loss of the ladder from InfoNCE (arXiv 1807.03748) to GTE's improved loss (arXiv
     2308.03281), on cosines.
@@ -82,7 +89,8 @@ def contrastive_loss(
         units = _units(queries, documents, negatives[present], temperature, present)
         sees, device = dict(q=query_sees, d=document_sees), queries.device
         excluded = Excluded(len(queries), present, None if ids is None else ids.to(device),
-            joint and not count_positive_twice, device)
+            joint and not count_positive_twice, device,
+            nearer_than_pair(units, temperature, mask, leave_out_margin, guide))
         if tile_size is None: of_query, of_document = _logsumexps(units, sees, excluded)
         else: of_query, of_document = tiled_logsumexps(units, sees, excluded, tile_size)
         positive = (units['q'] * units['d']).sum(1)

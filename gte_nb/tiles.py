@@ -43,7 +43,6 @@ def _directions(row_kind, rows, column_kind, columns, sees, hidden):
         directions.append(_Direction(row_kind, rows, 1, hidden(row_kind, rows, column_kind, columns)))
     on_the_diagonal = row_kind == column_kind and rows == columns     # there the rows have asked already
     if row_kind in sees.get(column_kind, '') and not on_the_diagonal:
-        # hides at least what the rows' mask hides
         mask = hidden(column_kind, columns, row_kind, rows)
         directions.append(_Direction(column_kind, columns, 0, None if mask is None else mask.T))
     return directions
@@ -72,10 +71,11 @@ class _TiledLogsumexps(torch.autograd.Function):
         total = {kind: queries.new_zeros(len(units[kind])) for kind in 'qd'}
         for tile in _tiles(units, sees, hidden, tile_size):
             for kind, asking, dim, mask in tile.directions:
-                if mask is not None: tile.logits.masked_fill_(mask, -inf)
+                logits = tile.logits           # left as they are: rows and columns may see other cells
+                if mask is not None: logits = tile.scratch.copy_(logits).masked_fill_(mask, -inf)
                 before = largest[kind][asking]
-                now = torch.maximum(before, tile.logits.amax(dim))
-                torch.sub(tile.logits, now.unsqueeze(dim), out=tile.scratch).exp_()
+                now = torch.maximum(before, logits.amax(dim))
+                torch.sub(logits, now.unsqueeze(dim), out=tile.scratch).exp_()
                 total[kind][asking] = total[kind][asking] * (before - now).exp_() + tile.scratch.sum(dim)
                 largest[kind][asking] = now
         partitions = [largest[kind] + total[kind].log() for kind in 'qd']
@@ -96,10 +96,12 @@ class _TiledLogsumexps(torch.autograd.Function):
             for tile in _tiles(units, *ctx.settings):
                 logits, by_logit = tile.logits, tile.scratch          # the derivative by each logit
                 for place, (kind, asking, dim, mask) in enumerate(tile.directions):
-                    if mask is not None: logits.masked_fill_(mask, -inf)
                     partition, slope = (of[kind][asking].unsqueeze(dim) for of in (partitions, slopes))
-                    if place == 0: torch.sub(logits, partition, out=by_logit).exp_().mul_(slope)
-                    else: by_logit.addcmul_(logits.sub_(partition).exp_(), slope)
+                    share = torch.sub(logits, partition, out=logits if place else by_logit)
+                    if mask is not None: share.masked_fill_(mask, -inf)
+                    share.exp_()
+                    if place == 0: share.mul_(slope)
+                    else: by_logit.addcmul_(share, slope)
                 gradients[tile.row_kind][tile.rows].addmm_(by_logit, units[tile.column_kind][tile.columns])
                 gradients[tile.column_kind][tile.columns].addmm_(by_logit.T, units[tile.row_kind][tile.rows])
         return *gradients.values(), None, None, None

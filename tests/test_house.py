@@ -8,8 +8,8 @@ import gte_nb
 
 PACKAGE = Path(gte_nb.__file__).parent
 # Each room may import those before it.
-ORDER = ('documented', 'utils', 'data', 'model', 'loss_arguments', 'tiles', 'losses', 'training', 'sharing',
-    'evaluation',
+ORDER = ('documented', 'utils', 'data', 'model', 'false_negatives', 'loss_arguments', 'tiles', 'losses',
+    'training', 'sharing', 'evaluation',
          'search_index', 'answers', 'experiments', 'search') # what a study measures stands before it
 SHORT_PATHS = dict(encoder=['model.encoder'], embedder=['model.embedder', 'data.tokens'],
                    sampler=['data.sampler', 'data.permutation'])

@@ -33,6 +33,9 @@ class Batch:
     # none; None: no hard negatives
     negatives: list[np.ndarray]|None = None
     name: Callable[[int], str]|None = None # where the pair at a place comes from, for messages
+    # vectors of another model that says what is no negative, as `contrastive_loss` takes them: (n, w) of
+    # queries, (n, w) of documents, (n, k, w) of hard negatives; None: there is none
+    guide: tuple[torch.Tensor, ...]|None = None
 
     def __len__(self): return len(self.queries)
 

@@ -10,7 +10,7 @@ import sys
 from argparse import SUPPRESS, ArgumentParser
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_origin
 
 from fastcore.script import call_parse
 
@@ -131,15 +131,15 @@ def _add_run(parser, stage):
 def _add_field(group, field):
     "A field of the recipe."
     name, comment = field.name, _field_comments()[field.name]
-    word_type = get_args(field.type)[:1]                                  # of each word in a tuple
-    def words(text): return tuple(word_type[0](word) for word in text.split(',') if word)
+    kind, *_ = get_args(field.type) or (field.type,)                      # of each word, in a tuple
+    def words(text): return tuple(kind(word) for word in text.split(',') if word)
     if field.type is bool:
         names = [f'--no-{name}', *['--uncleaned']*(name == 'clean')]
         group.add_argument(*names, dest=name, action='store_false', help=f'not: {comment}')
-    elif word_type:
+    elif get_origin(field.type) is tuple:
         more = '; or a file sources.toml, which names them'*(name == 'sources')
         group.add_argument(f'--{name}', type=words, help=f'{comment}, separated by commas{more}')
-    else: group.add_argument(f'--{name}', type=field.type, help=comment)
+    else: group.add_argument(f'--{name}', type=kind, help=comment)
 
 def _parsed(stage, argv):
     "The words of a command line."

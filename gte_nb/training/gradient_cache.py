@@ -22,7 +22,8 @@ from .short_vectors import matryoshka_loss
 # %% ../../nbs/book/04_batches.ipynb #55fb2e46
 TILE = dict(cpu=512, cuda=4096)               # side of a tile of the loss
 
-def _loss(vectors, batch, present, loss, temperature, mask_duplicates, dimensions):
+def _loss(vectors, batch, present, loss, temperature, mask_duplicates, dimensions,
+        leave_out_margin):
     """The loss of a batch whose texts have these vectors: queries, documents, and the negatives that are
     present"""
     n, negatives, mask = len(batch.queries), None, None
@@ -32,11 +33,13 @@ def _loss(vectors, batch, present, loss, temperature, mask_duplicates, dimension
         negatives = vectors.new_zeros(*mask.shape, vectors.shape[1]).masked_scatter(mask[..., None],
             vectors[2*n:])
     elif ids is not None: ids = ids[:, :2]
-    tile = TILE.get(vectors.device.type, TILE['cuda'])
-    width = vectors.shape[1]
+    tile, width, nearer = TILE.get(vectors.device.type, TILE['cuda']), vectors.shape[1], {}
+    if leave_out_margin is not None or batch.guide is not None:
+        guide = batch.guide and batch.guide[:2 if negatives is None else 3]
+        nearer = dict(leave_out_margin=leave_out_margin, guide=guide)
     of_vectors = matryoshka_loss(LOSSES[loss], sorted({*dimensions, width})) if dimensions else LOSSES[loss]
     return of_vectors(vectors[:n], vectors[n:2*n], temperature, negatives, mask, ids,
-        tile if n >= 2*tile else None)
+        tile if n >= 2*tile else None, **nearer)
 
 def _check(batch, loss, precision):
     n = len(batch.queries)
@@ -91,6 +94,9 @@ def backward(
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
     # numbers at the start of a vector whose loss is added to that of the whole: `matryoshka_loss`
     dimensions: Collection[int] = (),
+    # cosine by which a text must lie above the pair's own document to be left out as a false negative, as
+    # `batch.guide` judges, or the vectors themselves where there is no guide; None: 0 with a guide, else off
+    leave_out_margin: float|None = None,
 ) -> float: # the loss
     """Add the gradient of a batch's loss to the parameters' `.grad`, in bounded memory: a gradient cache
     (arXiv 2101.06983) that keeps the graphs which fit.
@@ -105,7 +111,7 @@ def backward(
     with torch.random.fork_rng([work.device] if work.device.type == 'cuda' else []):
         vectors, kept = _embed(work)                                      # 1. embed
         value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates,
-            dimensions)
+            dimensions, leave_out_margin)
         value.backward()                                                  # 2. loss, as far as the vectors
         _replay(work, kept, vectors.grad)                                 # 3. replay
     return value.item()

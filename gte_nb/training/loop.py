@@ -9,7 +9,7 @@ __all__ = ['SPIKE', 'WINDOW', 'LEAST', 'PATIENCE', 'learning_rate_at', 'fault', 
 # %% ../../nbs/book/05_training.ipynb #56214a92
 import json, shutil, sys, warnings
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from inspect import signature
 from math import isfinite
@@ -29,6 +29,7 @@ with warnings.catch_warnings():
 from ..data.batches import Batch, drop_tokens
 from ..data.tokens import tokenizer_hash
 from ..documented import documented
+from ..false_negatives import check_margin
 from ..losses import NotFinite
 from ..model.embedder import Embedder
 from ..model.encoder import Encoder
@@ -95,6 +96,8 @@ class Settings:
     weight_decay: float = 0.01 # on matrices, not on biases and norms
     token_dropout: float = 0. # share of tokens dropped
     mask_duplicates: bool = True # whether equal texts in a batch are no negatives of each other
+    # above the pair's own document, as `backward` takes it
+    leave_out_margin: float|None = field(default=None, metadata=LATER)
     precision: str = 'fp32' # of the encoder: fp32 or bf16
     seed: int = 0 # of everything random
     # numbers at the start of a vector that are trained as vectors of their own, beside the whole
@@ -102,6 +105,7 @@ class Settings:
 
     def __post_init__(self):
         _at_least_one(steps=self.steps)
+        check_margin(self.leave_out_margin)
         if not 0 < self.learning_rate < float('inf'):
             raise ValueError(f'learning rate {self.learning_rate}; give a positive number')
 
@@ -140,7 +144,8 @@ def with_vectors(
     places = [2*pairs + row*per_query + k for row in kept for k in range(per_query)]
     negatives = [texts[i][:0] if zero[i] else texts[i] for i in places] if batch.negatives else None
     names = [name(place) for place in np.flatnonzero(lost)]
-    return Batch(queries, documents, negatives, lambda place: name(kept[place])), names
+    guide = batch.guide and tuple(vectors[kept] for vectors in batch.guide)
+    return Batch(queries, documents, negatives, lambda place: name(kept[place]), guide), names
 
 # %% ../../nbs/book/05_training.ipynb #d163952d
 class Loop:
@@ -234,7 +239,8 @@ class Loop:
         rng = np.random.default_rng([self.settings.seed, step])
         def thinned(texts): return texts and drop_tokens(texts, self.settings.token_dropout, rng)
         # in this order, since each draws from the same numbers
-        return Batch(thinned(batch.queries), thinned(batch.documents), thinned(batch.negatives), batch.name)
+        return replace(batch, queries=thinned(batch.queries), documents=thinned(batch.documents),
+            negatives=thinned(batch.negatives))
 
     def batch_gradient(self,
         embedder: Embedder, # in training
@@ -244,7 +250,7 @@ class Loop:
         "The gradient of the loss that the settings name."
         what = self.settings
         return backward(embedder, batch, what.loss, what.temperature, what.mask_duplicates, what.precision,
-            self.options.memory, seed, what.dimensions)
+            self.options.memory, seed, what.dimensions, what.leave_out_margin)
 
     def attempt(self,
         batch: Any, # of the step

@@ -39,6 +39,10 @@ class Recipe:
     loss: str = 'improved' # one of losses.LOSSES
     temperature: float = 0.03 # τ of the loss
     mask_duplicates: bool = True # equal texts in a batch are no negatives of each other
+    # a text whose cosine lies so far above that of the pair's own document is no negative; 0 to 2
+    leave_out_margin: float|None = field(default=None, metadata=LATER)
+    # folder of a model that judges this in place of the trained one, or all-MiniLM-L6-v2
+    guide: str|None = field(default=None, metadata=LATER)
     precision: str = 'fp32' # of the encoder: fp32 or bf16
     batch_size: int = 64 # rows, of all processes together
     steps: int = 300 # optimizer steps
@@ -63,7 +67,7 @@ class Recipe:
     def settings(self) -> dict: # name → value
         "The fields that are arguments of `train`."
         names = ('steps', 'learning_rate', 'loss', 'temperature', 'warmup', 'weight_decay', 'token_dropout',
-                 'mask_duplicates', 'precision', 'dimensions')
+                 'mask_duplicates', 'leave_out_margin', 'precision', 'dimensions')
         return {name: getattr(self, name) for name in names}
 
     def __str__(self):

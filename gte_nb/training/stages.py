@@ -15,10 +15,12 @@ from ..data.mining import open_corpus
 from ..data.sampler import MixtureSampler
 from ..data.tokens import TokenTable, source_tables, tokenizer_hash
 from ..documented import documented
+from ..false_negatives import check_margin
 from ..model.folders import check_dimensions
 from ..model.identity import weights_hash
 from .card import write_card
 from .checkpoints import described, finished_run, writable
+from .guide import guide_origin, guided_batches
 from .loop import train
 from .processes import first_process_first, losses_said, processes
 from .recipes import Recipe, chosen_sources
@@ -106,6 +108,7 @@ def run_stage(
     """Run a stage, go on with it, or find it finished. Raises ValueError or FileNotFoundError with one
     sentence for bad input."""
     out = Path(out)
+    check_margin(recipe.leave_out_margin)
     with losses_said(out), first_process_first(): corpus = open_corpus(corpus)       # the rows
     recipe, finished, batch_at = chosen_sources(corpus, recipe), finished_run(out), None
     with losses_said(out), first_process_first():                         # which fills the caches
@@ -114,6 +117,7 @@ def run_stage(
         check_dimensions(recipe.dimensions, embedder.hidden_size)
         about = dict(described(recipe), seed=seed, corpus=corpus.fingerprint,
             tokenizer=tokenizer_hash(embedder.tokenizer), init=origin)
+        if recipe.guide: about['guide'] = guide_origin(recipe.guide)
         if recipe.stage == 1: del about['negatives']
         else: about['negatives'] = ', '.join(map(': '.join, negative_kinds(corpus, recipe).items()))
         if not finished:
@@ -123,6 +127,7 @@ def run_stage(
             negatives = None
             if recipe.stage == 2: negatives = source_negatives(embedder, corpus, recipe, tables, seed)
             batch_at = drawn_batches(corpus, recipe, tables, sampler, negatives)      # its rows → a batch
+            if recipe.guide: batch_at = guided_batches(batch_at, embedder, corpus, recipe, sampler, seed)
             if processes().is_main_process and not how.get('quiet'):
                 for sentence in remarks(corpus, recipe, tables, negatives): print(sentence, flush=True)
     log = train(embedder, batch_at, # type: ignore[arg-type] # None: a finished run asks for no batch

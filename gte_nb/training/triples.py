@@ -114,6 +114,7 @@ def negative_ids(
     source: str, # one of its sources
     documents: TokenTable, # of this source
     seed: int = 0, # of the siblings
+    reader: Embedder|None = None, # whose tokenizer reads what was found; None: the one that mines
 ) -> list[list[np.ndarray]]: # for each row the ids of its hard negatives
     "The source's own negatives, or those that the model takes for near, or a random neighbour's document."
     pairs, kind = training_pairs(corpus, source, recipe.clean), negative_kinds(corpus, recipe)[source]
@@ -124,7 +125,7 @@ def negative_ids(
         column = (pairs['negative'] if kind == 'given'
             else _mined_negatives(embedder, corpus, recipe, source, pairs))
         texts = [[text] if text else [] for text in column.fillna('')]
-    ids = iter(embedder.tokenize([text for row in texts for text in row], recipe.document_tokens))
+    ids = iter((reader or embedder).tokenize([text for row in texts for text in row], recipe.document_tokens))
     return [[next(ids) for _ in row] for row in texts]
 
 def source_negatives(
@@ -133,9 +134,10 @@ def source_negatives(
     recipe: Recipe, # of stage 2
     tables: list[tuple[TokenTable, TokenTable]], # of `source_tables`
     seed: int = 0, # of the siblings
+    reader: Embedder|None = None, # as in `negative_ids`; the tables are its own
 ) -> list[list[list[np.ndarray]]]: # `negative_ids` of each source
     "The hard negatives of a recipe's sources."
-    return [negative_ids(embedder, corpus, recipe, source, documents, seed)
+    return [negative_ids(embedder, corpus, recipe, source, documents, seed, reader)
             for source, (_, documents) in zip(recipe.sources, tables)]
 
 # %% ../../nbs/machinery/triples.ipynb #e02d7f5b
