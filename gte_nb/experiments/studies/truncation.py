@@ -12,7 +12,7 @@ from typing import Iterable
 import numpy as np
 
 from ...evaluation.intervals import interval
-from ..miniature import project_corpus
+from ..miniature import model_hash, project_corpus, texts_hash
 from ...model.embedder import Embedder
 from ...training.gauges import mrr, ranks_from_scores
 
@@ -63,8 +63,8 @@ def run(
         pairs = pairs[[len(ids) == 512 for ids in embedder.tokenize(pairs['document'].tolist())]]
         embedder.max_length = 256
     drawn = pairs.sample(min(functions, len(pairs)), random_state=seed)
-    found = {row['tokens']: row for row in truncation_rows(embedder, drawn['query'].tolist(),
-        drawn['document'].tolist(), lengths)}
+    texts = drawn['query'].tolist(), drawn['document'].tolist()
+    found = {row['tokens']: row for row in truncation_rows(embedder, *texts, lengths)}
     rows = []
     for tokens, row in found.items():
         value, low, high = interval(mrr(row['ranks']))
@@ -73,4 +73,5 @@ def run(
             for metric, value in {'MRR@10': value, 'low': low, 'high': high, 'minus 128': more,
             'minus 128, low': at_least,
             'minus 128, high': at_most, 'seconds for 1,000': row['seconds'], 'functions': len(drawn)}.items()]
+    rows[0]['made'] = dict(model=model_hash(embedder), exams={arm: texts_hash(*texts)})
     return rows
