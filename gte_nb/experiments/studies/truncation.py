@@ -6,7 +6,7 @@
 __all__ = ['LENGTHS', 'ARMS', 'truncation_rows', 'run']
 
 # %% ../../../nbs/experiments/truncation.ipynb #b82f2a55
-from time import perf_counter
+from time import process_time
 from typing import Iterable
 
 import numpy as np
@@ -25,7 +25,7 @@ def truncation_rows(
     documents: list[str], # as many
     lengths: Iterable[int] = LENGTHS, # tokens read of a document
 ) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their
-    # mean place), seconds per 1,000 documents
+    # mean place), seconds of one core per 1,000 documents
     """What is found when only the first tokens of a document are read, and how long reading takes. Raises
     ValueError for a length that the encoder cannot read."""
     if not 0 < len(queries) == len(documents):
@@ -36,9 +36,9 @@ def truncation_rows(
     try:
         for length in lengths:
             embedder.max_length = length
-            start = perf_counter()
+            start = process_time()
             vectors = embedder.encode(documents, normalize=True)
-            seconds = perf_counter() - start
+            seconds = process_time() - start
             rows.append(dict(tokens=length, ranks=ranks_from_scores(query_vectors @ vectors.T,
                 np.arange(len(queries))), seconds=1000 * seconds / len(documents)))
     finally: embedder.max_length = before
@@ -53,7 +53,7 @@ def run(
     functions: int = 300, # how many
     lengths: tuple[int, ...] = LENGTHS, # tokens read of a function; 128 among them
 ) -> list[dict]: # step (tokens read), metric, value
-    "MRR@10 with its interval, the difference to 128 tokens, and the seconds that reading takes."
+    "MRR@10 with its interval, the difference to 128 tokens, and the seconds of one core that reading takes."
     embedder = Embedder.load()
     pairs = project_corpus().pairs('docstring_code', 'train').drop_duplicates('query')
     if arm == 'long':
