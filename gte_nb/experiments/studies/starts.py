@@ -53,9 +53,9 @@ def run(
     task, batches, texts = packages_task(corpus, 'validation', masked=True,
         rows=queries), pair_batches(embedder, corpus, recipe, seed), corpus_texts(embedder, corpus,
         recipe.sources)
-    made: dict[str, Any] = dict(recipe=asdict(recipe), warm_up_steps=warming, exams={task.name: task.key},
-        start=model_hash(embedder))
-    made['recipe']['start'] = '2 new layers of 128' if warming is not None else 'two layers of all-MiniLM-L6-v2'
+    kind = 'two layers of all-MiniLM-L6-v2' if warming is None else 'two new layers of 128'
+    made: dict[str, Any] = dict(recipe=asdict(recipe) | dict(start=kind), warm_up_steps=warming,
+        start=model_hash(embedder), exams={task.name: task.key})
     rows, searching, began = [], 0., process_time()
 
     def unit(vectors): return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
