@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'EXAMINED', 'UNSEEN', 'BASE', 'SECOND', 'BERT', 'BERT_SECOND', 'TUNING', 'project_corpus', 'start',
-           'texts_hash', 'exam_hash', 'model_hash', 'marks', 'average', 'cluster_rows', 'fit', 'shrunk', 'best_rate',
-           'stage1', 'second_start', 'cell', 'cell_of']
+           'exam_hash', 'model_hash', 'marks', 'average', 'cluster_rows', 'fit', 'shrunk', 'best_rate', 'stage1',
+           'second_start', 'cell', 'cell_of']
 
 # %% ../../nbs/machinery/miniature.ipynb #2e16da44
 import hashlib, json
@@ -107,12 +107,6 @@ def _gauge(source, split, rows):
     pairs = _pairs(source, split, rows)
     return retrieval_gauge(pairs['query'].tolist(), pairs['document'].tolist(), BASE.max_length)
 
-def texts_hash(
-    *columns: list[str], # queries, documents
-) -> str: # of what stands in them, in this order
-    "Which texts they were."
-    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
-
 @cache
 def exam_hash(
     sources: tuple[str, ...] = UNSEEN, # of the corpus
@@ -121,7 +115,8 @@ def exam_hash(
 ) -> str: # of their texts
     "Which exam it was: rows of the same hash can be compared."
     pairs = [_pairs(source, split, rows) for source in sources]
-    return texts_hash(*[table[side].tolist() for table in pairs for side in ('query', 'document')])
+    return hashlib.sha256(json.dumps([table[side].tolist() for table in pairs
+        for side in ('query', 'document')]).encode()).hexdigest()[:16]
 
 def model_hash(
     embedder: Embedder, # any
