@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce record gpu notebooks test lint lab site clean
+.PHONY: help install reproduce record gpu speed notebooks test lint lab site clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,7 +39,7 @@ $(STAMP): constraints.txt settings.ini setup.py $(wildcard .jupyter/*)
 .PHONY: hooks
 hooks:
 	@mkdir -p $(VENV)/etc/jupyter $(VENV)/share/jupyter/lab/settings
-	@cp .jupyter/jupyter_server_config.py $(VENV)/etc/jupyter
+	@cp -r .jupyter/jupyter_server_config.py .jupyter/custom $(VENV)/etc/jupyter
 	@cp .jupyter/overrides.json $(VENV)/share/jupyter/lab/settings
 	@if [ -e .git ] && command -v git >/dev/null; then \
 	    git config --local merge.nbdev-merge.name "resolve conflicts in notebooks" && \
@@ -76,6 +76,9 @@ MINUTES ?= 9
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 gpu: ## GPU experiments for MINUTES (9), into data/results/gpu_*.csv; goes on where it stopped, installs nothing
 	$(GPU_PYTHON) -m gte_nb.experiments.runner gpu --minutes $(MINUTES) --seeds 3 --record
+
+speed: $(STAMP) ## measure what people wait for, beside what was recorded and what it may cost (8 minutes, nothing else running)
+	@$(BIN)/python -c 'from gte_nb.experiments.studies.budget import measure_budget; measure_budget()'
 
 notebooks: $(STAMP) ## execute all notebooks in place, export, clean, and write README.md from the index
 	for notebook in nbs/machinery/*.ipynb nbs/book/*.ipynb nbs/index.ipynb; do TQDM_DISABLE=1 $(BIN)/jupyter execute --inplace $$notebook || exit 1; done

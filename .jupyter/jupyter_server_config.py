@@ -1,4 +1,6 @@
-"What JupyterLab does in the environment of `make install`; `make hooks` copies this file there."
+"What JupyterLab does in the environment of `make install`; `make hooks` copies this file and custom/ there."
+from pathlib import Path
+
 from ipykernel.ipkernel import IPythonKernel
 from jupyter_client.kernelspec import get_kernel_spec
 from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
@@ -21,3 +23,5 @@ class Contents(AsyncLargeFileManager):
 
 c.ServerApp.contents_manager_class = Contents
 c.ContentsManager.pre_save_hook = clean_jupyter    # notebooks are cleaned when they are saved
+c.LabApp.custom_css = True                          # custom/custom.css
+c.ServerApp.tornado_settings = dict(static_custom_path=[str(Path(__file__).parent/'custom')])

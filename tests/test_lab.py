@@ -1,5 +1,5 @@
 "JupyterLab: what a notebook looks like when it is opened, and what is written when it is saved."
-import asyncio, json
+import asyncio, base64, io, json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +11,9 @@ CONFIG = ROOT/'.jupyter'/'jupyter_server_config.py'
 @pytest.fixture(scope='module')
 def configured():
     "What the server's configuration sets."
-    c = SimpleNamespace(ServerApp=SimpleNamespace(), ContentsManager=SimpleNamespace())
-    exec(compile(CONFIG.read_text(encoding='utf-8'), str(CONFIG), 'exec'), dict(__name__='config', c=c))
+    c = SimpleNamespace(**{name: SimpleNamespace() for name in ('ServerApp', 'ContentsManager', 'LabApp')})
+    names = dict(__name__='config', __file__=str(CONFIG), c=c)
+    exec(compile(CONFIG.read_text(encoding='utf-8'), str(CONFIG), 'exec'), names)
     return c
 
 def notebook(file, metadata):
@@ -62,3 +63,17 @@ def test_folded(path):
                   and no_lesson(''.join(cell['source']))
                   and not cell['metadata'].get('jupyter', {}).get('source_hidden')]
     assert not open_cells, f'fold these cells of {path.name} (View > Collapse Selected Code): {open_cells}'
+
+def white_boxes():
+    "Charts with something behind their curves: a colour of their own, or one that IPython puts there."
+    from PIL import Image
+    for path in sorted(ROOT.glob('nbs/**/*.ipynb')):
+        for number, cell in enumerate(json.loads(path.read_text(encoding='utf-8'))['cells']):
+            for output in cell.get('outputs', ()):
+                if not (png := output.get('data', {}).get('image/png')): continue
+                corner = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGBA').getpixel((0, 0))
+                if corner[3] or 'needs_background' in output['metadata']: yield f'{path.stem}, cell {number}'
+
+def test_transparent():
+    "A chart can be read on a dark page: nothing stands behind it (nbs/matplotlibrc; execute it again)."
+    assert not list(white_boxes())

@@ -10,6 +10,7 @@ import pytest
 
 import gte_nb
 from forked import OFTEN, TINY, Place
+from gte_nb.experiments.studies.budget import RESUMED
 from gte_nb.training.processes import TIMEOUT
 
 ROOT = Path(gte_nb.__file__).parents[1]
@@ -46,21 +47,6 @@ def test_help(name, tmp_path):
     if 'each other' in printed: assert f'in a step; default: {TIMEOUT:.0f}' in ' '.join(printed.split())
 
 def test_import(tmp_path): soon(0.2, tmp_path/'script.py', 'import gte_nb')
-
-# of a run that goes on: from the end of torch's import to the end of its first step
-RESUMED = """
-import sys, time, torch
-imported = time.process_time()
-from gte_nb.training.loop import Loop
-step = Loop.step
-def first(self):
-    step(self)
-    print(len(self.log), time.process_time() - imported)
-    raise SystemExit
-Loop.step = first
-from gte_nb.training.command import gte_pretrain
-try: gte_pretrain(sys.argv[1:])
-except SystemExit: pass"""
 
 def test_resumed_run(tmp_path):
     run = Place(tmp_path).killed()

@@ -109,7 +109,8 @@ def _check_columns(columns, path, source, whole=True):
     found = {read_as[column] for column in sides}
     if not ({'query', 'document'} <= found or {'anchor', 'positive'} <= found):
         raise ValueError(f'{path} has the columns {there}; from_files needs query and document, or anchor '
-                         'and positive (negative may be there too); other names are said in a file for --sources')
+                         'and positive (negative may be there too); other names are said in a file for '
+                         '--sources')
     if len(sides) > 2:
         raise ValueError(f"{path} has the columns {', '.join(sides)}; leave one for the query and one for "
                          'the document')

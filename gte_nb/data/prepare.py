@@ -189,7 +189,7 @@ def _shards_counted(places, show):
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0030
 VALIDATION_ROWS = 1_000  # of a source, at most
-_BUCKET = 1 << 20        # rows that are compared at a time
+_BUCKET = 1 << 18        # rows that are compared at a time
 _REPEATED_ID, _COPY, _BEYOND_CAP = -1, -2, -3    # why a row is left out; 0 and up: its split
 
 def _column(file, name):
@@ -285,7 +285,7 @@ def _digests(job):
     for batch in rows.select(names).to_batches(10_000):                   # a few texts at a time as objects
         total += sum(_row_digest(split, query, document, *negatives or ()) for split, query, document,
             negatives in zip(*(column.to_pylist() for column in batch.columns)))
-    hashes = rows.filter(pc.equal(rows['split'], 'train'))['row_hash'].to_numpy()
+    hashes = rows['row_hash'].filter(pc.equal(rows['split'], 'train')).to_numpy()
     places = splitmix64(0, np.arange(first, first + len(hashes)))
     order = int((hashes * (places | np.uint64(1))).sum(dtype=np.uint64))
     kept = rows.filter(pc.equal(rows['split'], 'validation')).select(columns) if few else None

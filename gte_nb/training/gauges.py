@@ -175,9 +175,8 @@ def _transfer(rows, what, step):
         best, fall = _since_peak(rows)
         if curve.low[best] > 0 and fall.high < 0:
             return (f'Failure signature 1, transfer lost again. {what} had risen by '
-                    f'{_interval(curve.loc[best])} '
-                    f'on average at step {best}, and is at {_interval(end)} after {step}: {_interval(fall)} '
-                    f'since then, query by query. {_REMEDIES[0]}')
+                    f'{_interval(curve.loc[best])} on average at step {best}, and is at {_interval(end)} '
+                    f'after {step}: {_interval(fall)} since then, query by query. {_REMEDIES[0]}')
     if end.low > 0:
         return f'No failure signature 1. {what} has risen after {step} steps, by {_interval(end)} on average.'
     verdict = (f'has fallen after {step} steps, by {_interval(end)} on average' if end.high < 0

@@ -110,7 +110,8 @@ def _embedded(file, scorer, texts, documents):
                 out.write(np.ascontiguousarray(vectors, np.float32))
             out.flush()
             bar.update(end - start)
-    return np.memmap(file, np.float32, 'r', shape=(n, size))
+    # never written to; torch takes only what could be
+    return np.memmap(file, np.float32, 'c', shape=(n, size))
 
 # %% ../../nbs/machinery/negatives_command.ipynb #f4ef3fbe
 def _scores(folder, key, scorer, texts, documents):
