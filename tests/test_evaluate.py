@@ -419,8 +419,4 @@ def test_no_recorded_results(table, tmp_path, monkeypatch):
 def test_no_ipython(table, monkeypatch):
     if not (scores.data_folder()/'results'/'items.csv').exists(): pytest.skip('no recorded results')
     monkeypatch.setitem(sys.modules, 'IPython', None)
-    monkeypatch.setattr(scores, 'bootstrap', lambda values: (values.mean(),)*3)    # they take their time
-    monkeypatch.setattr(scores, 'difference', lambda ours, theirs: (0., 0., 0.))
-    monkeypatch.setattr(scores, '_difference', scores._difference.__wrapped__)
-    monkeypatch.setattr(scores, '_table', scores._table.__wrapped__)
     refused(table, 'a table is shown by IPython, which is not installed; get it with: pip install ipython')

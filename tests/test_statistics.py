@@ -35,6 +35,12 @@ def test_one_seed_is_the_t_interval_over_queries():
     low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     np.testing.assert_allclose(interval(values), (values.mean(), low, high), rtol=1e-9)
 
+def test_one_query_is_the_t_interval_over_seeds_and_one_number_tells_nothing():
+    values = np.random.default_rng(0).normal(0.3, 1, (10, 1))
+    low, high = ttest_1samp(values[:, 0], 0).confidence_interval(0.95)
+    np.testing.assert_allclose(interval(values), (values.mean(), low, high), rtol=1e-9)
+    assert interval([0.5]) == (0.5, -np.inf, np.inf)
+
 def test_equal_queries_are_the_t_interval_over_seeds():
     by_seed = np.random.default_rng(0).normal(0.3, 1, 10)
     low, high = ttest_1samp(by_seed, 0).confidence_interval(0.95)
@@ -212,12 +218,14 @@ def test_a_kill_while_packing_loses_nothing(tmp_path, renamed):
     pack(file)
     same(experiment_rows(file), before)
 
+OLD = '80eef00331f7c6d7'                       # the corpus of rows that are older than the column `made`
+
 def recorded():
     for file in sorted(RESULTS.glob('*.csv')):
         if file.read_text(encoding='utf-8').startswith('experiment,'): yield pytest.param(file, id=file.stem)
 
 @pytest.mark.parametrize('file', recorded())
-def test_recorded_rows_are_whole_and_their_scores_give_their_means(file):
+def test_recorded_rows_are_whole_give_their_means_and_say_how_they_were_made(file):
     rows, end = whole_cells(file)
     assert end == file.stat().st_size and not any(row['items'] for row in rows)
     table = experiment_rows(file)
@@ -226,6 +234,14 @@ def test_recorded_rows_are_whole_and_their_scores_give_their_means(file):
     for row in table.itertuples():
         if len(row.items):
             assert abs(np.mean([part.mean() for part in row.items]) - row.value) < 1e-3, (row.arm, row.metric)
+    made = {}
+    for row in rows:
+        made.setdefault((row['arm'], row['seed'], row['corpus']), {}).update(json.loads(row['made'] or '{}'))
+    for cell, how in made.items():
+        if cell[2] == OLD: continue
+        assert how.get('commit', 'none') != 'none', cell
+        assert 'recipe' not in how or ({'model', 'weights'} & how.keys()
+            and {'exams', 'tasks'} & how.keys()), cell
 
 def test_results_stay_small(): assert sum(file.stat().st_size for file in RESULTS.iterdir()) < 30e6
 
