@@ -22,6 +22,7 @@ import numpy as np
 
 from ..data.text import normalise
 from ..documented import documented
+from .intervals import interval
 from gte_nb.evaluation.metrics import (bootstrap, difference, pearson, pseudo_values, retrieval_metrics,
     spearman, verdict)
 from ..model.bm25 import BM25, code_words
@@ -420,8 +421,9 @@ def summarise(
 ) -> list[dict]: # task, type, metric, score, low, high, n, seconds; the primary metric first
     "Scores with 95% intervals."
     metrics = sorted(measurement.values, key=lambda metric: metric != task.metric)
+    # no score is above 1 or below −1, which an interval does not know
     return [dict(task=task.name, type=task.type, metric=metric,
-        **dict(zip(('score', 'low', 'high'), bootstrap(measurement.values[metric]))),
+        **dict(zip(('score', 'low', 'high'), np.clip(interval(measurement.values[metric]), -1, 1).tolist())),
         n=len(measurement.values[metric]), seconds=round(measurement.seconds, 1)) for metric in metrics]
 
 _REMEMBERED = 2**17   # vectors of a kind: tasks share texts, but the documents of a large one are its own

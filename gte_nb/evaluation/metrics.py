@@ -6,12 +6,12 @@
 __all__ = ['retrieval_metrics', 'bootstrap', 'difference', 'verdict', 'spearman', 'pearson', 'pseudo_values']
 
 # %% ../../nbs/book/11_evaluation.ipynb #4a198e05
-from functools import lru_cache
 from typing import Callable
 
 import numpy as np
 
 from ..documented import documented
+from .intervals import interval
 from ..training.gauges import mrr
 
 # %% ../../nbs/book/11_evaluation.ipynb #06138e48
@@ -29,29 +29,15 @@ def retrieval_metrics(
             'MAP': (np.arange(1, len(ranks) + 1) / ranks).mean()}
 
 # %% ../../nbs/book/11_evaluation.ipynb #a9c3ceec
-def _resamples(n_seeds, n, draws, seed):
-    "Of each resample: the share of every seed, and which items it holds"
-    rng = np.random.default_rng(seed)
-    for _ in range(draws):
-        chosen = np.bincount(rng.integers(n_seeds, size=n_seeds), minlength=n_seeds)
-        yield chosen / n_seeds, rng.integers(n, size=n)
-
-# several metrics and models have the same items: drawing takes longer than the means
-@lru_cache(2)
-def _kept_resamples(n_seeds, n, draws, seed): return list(_resamples(n_seeds, n, draws, seed))
-
 def bootstrap(
-    values: np.ndarray, # (n,) or (seeds, n): one value per query, or a paired difference
+    values: np.ndarray, # (n,) one value per query, or a paired difference
     level: float = 0.95, # share of the resamples that the interval holds
     draws: int = 2000, # resamples
     seed: int = 0, # of the resampling
 ) -> tuple[float, float, float]: # mean, and the ends of the interval
-    """Mean with its interval over queries, and over seeds where there are several (hierarchical, Davison
-    and Hinkley 1997)."""
-    values = np.atleast_2d(values)
-    n_seeds, n = values.shape
-    resamples = _kept_resamples if draws*n < 10**7 else _resamples
-    means = [(shares @ values)[items].mean() for shares, items in resamples(n_seeds, n, draws, seed)]
+    "Mean of one run with its interval over queries (Efron 1979)."
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
     low, high = np.quantile(means, ((1 - level)/2, (1 + level)/2))
     return float(values.mean()), float(low), float(high)
 
@@ -60,13 +46,13 @@ def difference(
     theirs: np.ndarray, # of the same queries; one row against several seeds is allowed
     level: float = 0.95, # of the interval
 ) -> tuple[float, float, float]: # ours − theirs, and the ends of its interval
-    """Paired over queries, and over seeds where both have them. Raises ValueError when the two are not of
-    the same queries."""
+    """Paired over queries, and over seeds where both have them, by `interval`. Raises ValueError when the two
+    are not of the same queries."""
     ours, theirs = np.atleast_2d(ours), np.atleast_2d(theirs)
     if ours.shape[1] != theirs.shape[1] or 1 < len(ours) != len(theirs) > 1:
         raise ValueError(f'values of shapes {ours.shape} and {theirs.shape} are not of the same seeds and '
                          'queries')
-    return bootstrap(ours - theirs, level)
+    return interval(ours - theirs, level)
 
 def verdict(
     ours: str, # name of a model

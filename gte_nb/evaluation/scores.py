@@ -20,8 +20,9 @@ from fastcore.script import Param, call_parse
 from ..data.corpus import Corpus
 from ..data.text import squeeze
 from ..documented import documented
-from .evaluate import (Measurement, append_results, bootstrap, difference, measure,
-                                        remembering, summarise, tuned_bm25, unread, verdict, wordllama_model)
+from .evaluate import (Measurement, append_results, difference, measure, remembering,
+                                        summarise, tuned_bm25, unread, verdict, wordllama_model)
+from .intervals import MARGIN, interval
 from ..model.bm25 import BM25
 from ..model.identity import hub_folder, model_hash
 from ..sharing.publish import add_results
@@ -376,36 +377,33 @@ def recorded_values(
     task: str, # of the primary metric
 ) -> np.ndarray: # (seeds, items)
     "Recorded values, a row per seed."
-    table = recorded('items').query('recipe == @recipe and model == @model and task == @task').sort_values(
-        'seed')
-    if table.empty:
+    known = _values(*_recorded('items'))
+    if (recipe, model, task) not in known:
         raise ValueError(f'{recipe} {model} has no recorded values for {task}; record them with: make record')
-    return np.stack([np.array(row.split(), dtype=float) for row in table['values']])
+    return known[recipe, model, task][1].copy()
 
 def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, score, low, high
     "The primary score of every recorded model on every task, with a 95% interval over seeds and items."
-    return _table(_recorded('items')[1]).copy()
+    return _table(*_recorded('items')).copy()
 
 @cache
-def _table(changed):
-    "The table as of the moment when the file was changed; its hundreds of intervals take seconds"
+def _values(file, changed):
+    "(recipe, model, task) → metric, and a row of values per seed"
+    return {key: (group['metric'].iloc[0], np.stack([np.array(row.split(), float)
+        for row in group.sort_values('seed')['values']]))
+        for key, group in _read(file, changed).groupby(['recipe', 'model', 'task'], sort=False)}
+
+@cache
+def _table(file, changed):
+    "A line and an interval for each of `_values`"
     import pandas as pd
-    values = {key: np.stack([np.array(row.split(), dtype=float) for row in group['values']])
-        for key, group in recorded('items').groupby(['recipe', 'model', 'task', 'metric'], sort=False)}
-    # by shape, because `bootstrap` then draws resamples once for all of a shape
-    intervals = {key: bootstrap(values[key]) for key in sorted(values, key=lambda key: values[key].shape)}
     rows = []
-    for recipe, model, task, metric in values:
-        score, low, high = intervals[recipe, model, task, metric]
-        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric,
-            seeds=len(values[recipe, model, task, metric]), score=score, low=low, high=high))
+    for (recipe, model, task), (metric, values) in _values(file, changed).items():
+        score, low, high = np.clip(interval(values), -1, 1).tolist()     # no score is beyond
+        rows.append(dict(recipe=recipe, model=model, task=task, metric=metric, seeds=len(values),
+            score=score, low=low, high=high))
     place = {model: i for i, model in enumerate(COLOURS)}
     return pd.DataFrame(sorted(rows, key=lambda row: (row['recipe'], place.get(row['model'], len(place)))))
-
-@cache
-def _difference(ours, theirs, task, changed):
-    "As of the moment when the file was changed: tables, claims and charts ask for the same differences"
-    return difference(recorded_values(*ours, task), recorded_values(*theirs, task))
 
 def recorded_difference(
     ours: tuple[str, str], # (recipe, model)
@@ -413,7 +411,7 @@ def recorded_difference(
     task: str, # on which both were recorded
 ) -> tuple[float, float, float]: # difference, and its 95% interval
     "Paired over items, and over seeds where both have them."
-    return _difference(tuple(ours), tuple(theirs), task, _recorded('items')[1])
+    return difference(recorded_values(*ours, task), recorded_values(*theirs, task))
 
 # tasks of the scoreboard
 MAIN = ('packages', 'packages (names masked)', 'CoSQA', 'STSBenchmark', 'Banking77', 'MRPC')
@@ -458,7 +456,9 @@ def claims_from_results(): # IPython.display.Markdown
         for recipe in sorted({r for r in recorded('evaluation')['recipe'] if r}):
             mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse),
                 'packages'))
-            said = 'holds' if low > 0 else 'does not hold' if high < 0 else 'cannot tell'
+            said = ('holds' if low > 0 else 'does not hold' if high < 0
+                else f'equivalent within ±{100*MARGIN:g}'
+                if -100*MARGIN < low and high < 100*MARGIN else 'cannot tell')
             lines.append(f'| {better} beats {worse} | `{recipe}` | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | '
                          f'{said} |')
     return _shown('\n'.join(lines))

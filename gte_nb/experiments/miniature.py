@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'EXAMINED', 'UNSEEN', 'BASE', 'SECOND', 'BERT', 'BERT_SECOND', 'TUNING', 'project_corpus', 'start',
-           'exam_hash', 'model_hash', 'marks', 'average', 'cluster_rows', 'fit', 'shrunk', 'best_rate', 'stage1',
-           'second_start', 'cell', 'cell_of']
+           'texts_hash', 'exam_hash', 'model_hash', 'marks', 'average', 'cluster_rows', 'fit', 'shrunk', 'best_rate',
+           'stage1', 'second_start', 'cell', 'cell_of']
 
 # %% ../../nbs/machinery/miniature.ipynb #2e16da44
 import hashlib, json
@@ -108,6 +108,12 @@ def _gauge(source, split, rows):
     pairs = _pairs(source, split, rows)
     return retrieval_gauge(pairs['query'].tolist(), pairs['document'].tolist(), BASE.max_length)
 
+def texts_hash(
+    *columns: list[str], # queries, documents
+) -> str: # of what stands in them, in this order
+    "Which texts they were."
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()[:16]
+
 @cache
 def exam_hash(
     sources: tuple[str, ...] = UNSEEN, # of the corpus
@@ -116,8 +122,7 @@ def exam_hash(
 ) -> str: # of their texts
     "Which exam it was: rows of the same hash can be compared."
     pairs = [_pairs(source, split, rows) for source in sources]
-    return hashlib.sha256(json.dumps([table[side].tolist() for table in pairs
-        for side in ('query', 'document')]).encode()).hexdigest()[:16]
+    return texts_hash(*[table[side].tolist() for table in pairs for side in ('query', 'document')])
 
 def model_hash(
     embedder: Embedder, # any

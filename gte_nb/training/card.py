@@ -129,8 +129,8 @@ def _results(rows):
     table = _markdown_table(('task', 'type', 'metric', 'score', '95% interval', 'n'),
         [(r['task'], r['type'], r['metric'], f"{r['score']:.4f}", f"[{r['low']:.4f}, {r['high']:.4f}]",
         int(r['n'])) for r in rows])
-    text = ('The score is a mean over n queries, pairs, texts or sets; the interval is a bootstrap over '
-            f'them.\n\n{table}' if rows
+    text = ('The score is a mean over n queries, pairs, texts or sets; the interval says how much others of '
+            f'their kind would move it.\n\n{table}' if rows
             else 'Nothing has been measured yet. `gte_evaluate FOLDER` measures, and writes its table here.')
     return f'{_MARKS[0]}\n{text}\n{_MARKS[1]}'
 
@@ -265,7 +265,8 @@ def _introduction(embedder, history):
     contrastive = not {record['about'].get('stage') for record in history} <= {'distillation', 'merge'}
     method = f' with the method of GTE (Li et al. 2023, {paper})'*contrastive
     sentence = (f'A text embedding model: it turns a text into a vector of {embedder.hidden_size} '
-                f'numbers{unit}, so that texts that belong together have a high cosine. It was trained{method}, '
+                f'numbers{unit}, so that texts that belong together have a high cosine. It was '
+                f'trained{method}, '
                 f"at the scale stated below: {', then '.join(done)}.")
     return sentence + '\n\n' + _markdown_table(('', ''), [
         ('base model', ', '.join(name or unknown for name, _ in begun) or 'none: from random weights'),

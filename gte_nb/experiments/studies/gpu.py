@@ -21,10 +21,11 @@ import numpy as np
 from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
 from ..gpu import (Device, copy_rate, find_device, in_memory, model_operations, open_tokens,
-    peak_bytes, product_rate, timed)
+                                    peak_bytes, product_rate, timed)
 from ...losses import LOSSES
 from ...model.embedder import Embedder
 from ...model.encoder import Encoder, EncoderConfig
+from ...model.identity import weights_hash
 from ...training.checkpoints import read_log
 from ...training.gauges import token_gauge
 from ...training.gradient_cache import PRECISIONS, TILE, backward
@@ -274,6 +275,9 @@ def trained_rows(
     folder = (cache_folder(
         )/'gpu'/f"{'tiny-' if tiny else ''}{arm.replace('/', '-')}-{seed}-{tokens.fingerprint}")
     embedder = new_encoder(shape, tokens, tiny)
+    made = dict(recipe=dict(loss=loss, temperature=TEMPERATURE, batch_size=batch, steps=steps,
+        learning_rate=rate, alpha=alpha, shape=shape, precision=device.precision),
+        exams=dict(tokens=tokens.fingerprint))
     how: dict[str, Any] = dict(gauges=marks, gauge_every=max(1, steps//20)) if keep else {}
     in_memory(lambda memory: train(embedder, batch_at, folder, steps, rate, loss, TEMPERATURE,
         precision=device.precision, packed=True, memory=memory, seed=seed,
@@ -283,7 +287,8 @@ def trained_rows(
     embedder.encoder.to(device.type)
     scores, seen = [mark(embedder) for mark in marks.values()], np.cumsum([row['pairs'] for row in log])
     rows = [dict(step=steps, metric='MRR@10', value=round(float(np.mean([s.mean() for s in scores])), 6),
-        pairs=int(seen[-1]), items=scores)]
+        pairs=int(seen[-1]), items=scores,
+        made=made | dict(model=weights_hash(folder)))]
     rows += [dict(step=int(part[-1]) + 1, metric='loss', value=float(np.mean([log[i]['loss'] for i in part])),
         pairs=int(seen[part[-1]])) for part in np.array_split(np.arange(steps), min(20, steps))]
     rows += [dict(row, pairs=int(seen[row['step'] - 1]) if row['step'] else 0) for row in _curve(folder)]

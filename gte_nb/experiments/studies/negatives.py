@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..miniature import project_corpus
+from ..miniature import project_corpus, texts_hash
 from ...model.bm25 import BM25
 from ...model.embedder import Embedder, minilm_folder
 from ...model.encoder import StaticEncoder
+from ...model.identity import model_hash
 from ...training.negatives import mine_hard_negatives
 
 if TYPE_CHECKING:
@@ -186,6 +187,15 @@ def run(
     "Mine with both."
     what = NEGATIVE_ARMS[arm]
     n, rounds = (60, 1) if tiny else (what.n, what.rounds)
+    rows, pairs = _mined(arm, n, rounds, seed), real_pairs(what.source, n, seed)
+    rows[0]['made'] = dict(settings=SETTINGS if what.kind == 'agreement' else RACE,
+        exams={what.source: texts_hash(pairs['query'].tolist(), pairs['document'].tolist())},
+        **({} if what.kind == 'bm25' else dict(model=model_hash(model_folder(what.static)))))
+    return rows
+
+def _mined(arm, n, rounds, seed):
+    "The rows of `run`"
+    what = NEGATIVE_ARMS[arm]
     if what.kind == 'memory':
         def peak(name):
             code = (f'from gte_nb.experiments.studies.negatives import _alone; '

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
 from ...data.tokens import token_table, train_tokenizer
-from ..miniature import project_corpus
+from ..miniature import exam_hash, model_hash, project_corpus
 from ...model.embedder import Embedder
 from ...model.encoder import StaticEncoder
 from ...training.gauges import held_out_gauges, signatures
@@ -121,10 +121,13 @@ def run(
 ) -> list[dict]: # step, metric, value: gauge/NAME/score and gauge/NAME/margin, half of the interval of its
     # change; loss; failures, the number of sentences that report one
     "Train with gauges."
-    (stage, _, _, steps, rate), folder = ARMS[arm], TemporaryDirectory()
+    (stage, sources, most, steps, rate), folder = ARMS[arm], TemporaryDirectory()
     steps, embedder, minilm = max(10, round(share*steps)), start(arm, seed), arm.startswith('minilm')
-    gauges = held_out_gauges(project_corpus(), UNSEEN if stage == 1 else (*TASKS, OWN),
-        min(rows, 150) if minilm else rows, 32 if minilm else 64)
+    asked, queries = UNSEEN if stage == 1 else (*TASKS, OWN), min(rows, 150) if minilm else rows
+    gauges = held_out_gauges(project_corpus(), asked, queries, 32 if minilm else 64)
+    made = dict(recipe=dict(stage=stage, sources=sources, rows=most, steps=steps, learning_rate=rate,
+        temperature=0.05, weight_decay=0.), start=model_hash(embedder),
+        exams={'gauges': exam_hash(asked, 'validation', queries)})
     with folder:
         log = train(embedder, batches(embedder, arm, seed), Path(folder.name)/arm, steps, rate,
             temperature=0.05, weight_decay=0., seed=seed, gauges=gauges,
@@ -136,7 +139,8 @@ def run(
         margin=(row.high - row.low)/2).items()]
         + [dict(step=step, metric='loss', value=log['loss'].iloc[max(0, step - 10):step].mean())
         for step in table['step'].unique() if step]
-        + [dict(step=steps, metric='failures', value=len(failures))])
+        + [dict(step=steps, metric='failures', value=len(failures),
+            made=made | dict(model=model_hash(embedder)))])
 
 def gauge_table(
     rows: pd.DataFrame, # recorded, of one arm and seed

@@ -11,7 +11,7 @@ __all__ = ['SCALE', 'IMPROVED', 'LAYERS', 'WIDTH', 'TOKENS', 'SPEED_ARMS', 'ARMS
 # %% ../../../nbs/experiments/speed.ipynb #5d158ba1
 import io, json, os, subprocess, sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from ..runner import recorded_rows
 from ...losses import contrastive_loss
 from ...model.embedder import Embedder, minilm_folder, rectangles
 from ...model.encoder import mean_pool
+from ...model.identity import weights_hash
 from ...training.gradient_cache import backward
 from ...training.loop import learning_rate_at, train
 from ...training.recipes import RECIPES, Recipe
@@ -468,6 +469,14 @@ def run(
         for work in 3*list(works.values()): work()
         return [dict(step=step, metric=f'{name}, GFLOP/s', value=(1 if tiny else 20) / _timed(work))
             for step in range(1, 2 if tiny else 11) for name, work in works.items()]
+    rows = _race(arm, seed, tiny)
+    n = 6 if tiny else SPEED_ARMS[arm].n
+    rows[0]['made'] = dict(items=n, start=weights_hash(minilm_folder()),
+        **(dict(recipe=asdict(laptop(n))) if arm in ('loop', 'trainer', 'trainer-128') else {}))
+    return rows
+
+def _race(arm, seed, tiny):
+    "The rows of `run`"
     what = SPEED_ARMS[arm]
     n, rounds, tries = (6, min(1, what.rounds), what.tries[:1]) if tiny else (what.n, what.rounds, what.tries)
     if not rounds: return alone(arm, what.contestants[0], n, seed)

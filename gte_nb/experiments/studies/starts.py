@@ -6,16 +6,18 @@
 __all__ = ['ARMS', 'run']
 
 # %% ../../../nbs/experiments/starts.ipynb #93ac6c51
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ...data.batches import pair_batches
 from ...evaluation.tasks import packages_task
-from ..miniature import project_corpus
+from ..miniature import model_hash, project_corpus
 from ...model.embedder import Embedder
 from ...training.gauges import mrr, ranks_from_scores
 from ...training.loop import train
@@ -51,6 +53,9 @@ def run(
     task, batches, texts = packages_task(corpus, 'validation', masked=True,
         rows=queries), pair_batches(embedder, corpus, recipe, seed), corpus_texts(embedder, corpus,
         recipe.sources)
+    kind = 'two layers of all-MiniLM-L6-v2' if warming is None else 'two new layers of 128'
+    made: dict[str, Any] = dict(recipe=asdict(recipe) | dict(start=kind), warm_up_steps=warming,
+        start=model_hash(embedder), exams={task.name: task.key})
     rows, searching, began = [], 0., process_time()
 
     def unit(vectors): return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -76,7 +81,8 @@ def run(
             quiet=True)
         losses['loss'] = log['loss'].iloc[-20:].mean()
         at = pd.read_csv(Path(folder)/'stage1'/'gauges.csv')['step']
+    made['model'] = model_hash(embedder)
     return [dict(step=step, metric=metric, value=value, pairs=step*recipe.batch_size)
         for step, row in zip(at, rows) for metric, value in row.items()] + [
-        dict(step=steps, metric=metric, value=value, pairs=steps*recipe.batch_size)
+        dict(step=steps, metric=metric, value=value, pairs=steps*recipe.batch_size, made=made)
         for metric, value in losses.items()]

@@ -6,13 +6,13 @@
 __all__ = ['LENGTHS', 'ARMS', 'truncation_rows', 'run']
 
 # %% ../../../nbs/experiments/truncation.ipynb #b82f2a55
-from time import perf_counter
+from time import process_time
 from typing import Iterable
 
 import numpy as np
 
 from ...evaluation.intervals import interval
-from ..miniature import project_corpus
+from ..miniature import model_hash, project_corpus, texts_hash
 from ...model.embedder import Embedder
 from ...training.gauges import mrr, ranks_from_scores
 
@@ -25,7 +25,7 @@ def truncation_rows(
     documents: list[str], # as many
     lengths: Iterable[int] = LENGTHS, # tokens read of a document
 ) -> list[dict]: # for each length: tokens, ranks (n,) of the right documents (1 is best; ties share their
-    # mean place), seconds per 1,000 documents
+    # mean place), seconds of one core per 1,000 documents
     """What is found when only the first tokens of a document are read, and how long reading takes. Raises
     ValueError for a length that the encoder cannot read."""
     if not 0 < len(queries) == len(documents):
@@ -36,9 +36,9 @@ def truncation_rows(
     try:
         for length in lengths:
             embedder.max_length = length
-            start = perf_counter()
+            start = process_time()
             vectors = embedder.encode(documents, normalize=True)
-            seconds = perf_counter() - start
+            seconds = process_time() - start
             rows.append(dict(tokens=length, ranks=ranks_from_scores(query_vectors @ vectors.T,
                 np.arange(len(queries))), seconds=1000 * seconds / len(documents)))
     finally: embedder.max_length = before
@@ -53,7 +53,7 @@ def run(
     functions: int = 300, # how many
     lengths: tuple[int, ...] = LENGTHS, # tokens read of a function; 128 among them
 ) -> list[dict]: # step (tokens read), metric, value
-    "MRR@10 with its interval, the difference to 128 tokens, and the seconds that reading takes."
+    "MRR@10 with its interval, the difference to 128 tokens, and the seconds of one core that reading takes."
     embedder = Embedder.load()
     pairs = project_corpus().pairs('docstring_code', 'train').drop_duplicates('query')
     if arm == 'long':
@@ -63,8 +63,8 @@ def run(
         pairs = pairs[[len(ids) == 512 for ids in embedder.tokenize(pairs['document'].tolist())]]
         embedder.max_length = 256
     drawn = pairs.sample(min(functions, len(pairs)), random_state=seed)
-    found = {row['tokens']: row for row in truncation_rows(embedder, drawn['query'].tolist(),
-        drawn['document'].tolist(), lengths)}
+    texts = drawn['query'].tolist(), drawn['document'].tolist()
+    found = {row['tokens']: row for row in truncation_rows(embedder, *texts, lengths)}
     rows = []
     for tokens, row in found.items():
         value, low, high = interval(mrr(row['ranks']))
@@ -73,4 +73,5 @@ def run(
             for metric, value in {'MRR@10': value, 'low': low, 'high': high, 'minus 128': more,
             'minus 128, low': at_least,
             'minus 128, high': at_most, 'seconds for 1,000': row['seconds'], 'functions': len(drawn)}.items()]
+    rows[0]['made'] = dict(model=model_hash(embedder), exams={arm: texts_hash(*texts)})
     return rows
