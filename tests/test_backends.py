@@ -1,5 +1,6 @@
-("""Backends of `encode`: what is refused, whose folders are read, and that no file of another model answers.""")
-import os, shutil
+"""ONNX: who reads the files, which backends `encode` has, and that no file of another model answers."""
+import json, os, shutil
+from functools import partial
 from importlib import util
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
@@ -10,11 +11,13 @@ import torch
 
 from gte_nb.model import backends
 from gte_nb.model.embedder import Embedder
-from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder
+from gte_nb.model.encoder import Encoder, EncoderConfig
 from gte_nb.model.folders import Dense, Settings
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.sharing.onnx import export_onnx, quantize_onnx
 from gte_nb.sharing.publish import gte_share
+from gte_nb.model.identity import model_hash
+from test_sharing import TEXTS as AWKWARD, bert as any_bert, refusal, static as table
 
 TEXTS = ['Read a CSV file', 'def read_csv(path):\n    return 1', '', '?', 'naïve café, Größe 日本語 😀',
     'word '*99]
@@ -37,12 +40,6 @@ def exported(tmp_path_factory):
 @pytest.fixture
 def copied(exported, tmp_path): return shutil.copytree(exported, tmp_path/'copy')
 
-def refusal(function):
-    "The sentence of a ValueError."
-    with pytest.raises(ValueError) as raised: function()
-    assert '\n' not in str(raised.value)
-    return str(raised.value)
-
 CHOICES = [('torch', 'bf16', 1e-2), ('onnx', 'fp32', 1e-5), ('onnx', 'int8', 3e-2)]
 
 @pytest.mark.parametrize('backend, precision, tolerance', CHOICES)
@@ -63,7 +60,7 @@ def test_pooling_dense_and_prompts_are_ours(settings, exported, tmp_path):
     bert(settings=settings).save(tmp_path)
     shutil.copytree(exported/'onnx', tmp_path/'onnx')
     content = (tmp_path/'onnx'/'model.onnx').read_bytes()
-    ours, theirs = backends.model_hash(tmp_path), backends.model_hash(exported)
+    ours, theirs = model_hash(tmp_path), model_hash(exported)
     (tmp_path/'onnx'/'model.onnx').write_bytes(content.replace(theirs.encode(), ours.encode()))
     embedder = Embedder.load(tmp_path)
     for encode in (embedder.encode, embedder.encode_query):
@@ -101,9 +98,6 @@ def without(folder, name):
     (folder/'onnx'/name).unlink()
     return Embedder.load(folder)
 
-def static(folder):
-    return Embedder(StaticEncoder(300, 16), train_tokenizer(TEXTS*3, 300, special_tokens=False), 64)
-
 BOTH = ('fp32', 'int8')
 
 @pytest.mark.parametrize('make, precisions, says', [
@@ -116,14 +110,14 @@ BOTH = ('fp32', 'int8')
     (lambda folder: without(folder, 'model.onnx'), ['fp32'], 'model.onnx is not there; write it with '
         'gte_nb.sharing.onnx.export_onnx('),
     (lambda folder: without(folder, 'model_qint8.onnx'), ['int8'], 'model_qint8.onnx is not there; write it '
-    'with '
-        'gte_nb.sharing.onnx.quantize_onnx('),
-    (static, BOTH, "a table of token vectors has nothing for ONNX to compute; leave out backend='onnx'"),
+        'with gte_nb.sharing.onnx.quantize_onnx('),
+    (lambda folder: table(), BOTH, "a table of token vectors has nothing for ONNX to compute; leave out "
+                                   "backend='onnx'"),
 ])
 def test_what_would_be_another_vector_is_refused(make, precisions, says, copied):
     embedder = make(copied)
     for precision in precisions:
-        assert says in refusal(lambda: embedder.encode(TEXTS, backend='onnx', precision=precision))
+        assert says in refusal(partial(embedder.encode, TEXTS, backend='onnx', precision=precision))
 
 @pytest.mark.parametrize('backend, precision, says', [
     ('onx', 'fp32', "there is no backend 'onx'; did you mean 'onnx'?"),
@@ -158,3 +152,73 @@ def test_the_command_writes_and_lists_both(copied, capsys):
     bert(1).save(copied)
     with pytest.raises(SystemExit): gte_share(str(copied))
     assert 'was exported before the folder was changed' in capsys.readouterr().err
+
+# ONNX: the graph declares what the folder's tokenizer gives, and its vectors are those of the folder.
+@pytest.fixture
+def onnx():
+    for name in ('onnx', 'onnxscript', 'onnxruntime', 'transformers'): pytest.importorskip(name)
+
+def runtime(folder):
+    "The session of a folder's graph, and a function texts → what transformers' tokenizer gives."
+    import onnxruntime
+    from transformers import AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    def given(texts): return dict(tokenizer(texts, padding=True, truncation=True, return_tensors='np'))
+    return onnxruntime.InferenceSession(folder/'onnx'/'model.onnx'), given
+
+def same_vectors(embedder, folder):
+    "The graph of a folder gives its vectors, for batches of any size; returns the graph's inputs."
+    session, given = runtime(folder)
+    for texts in (AWKWARD, AWKWARD[:1], AWKWARD[-3:-1]):
+        hidden, vectors = session.run(None, given(texts))
+        assert np.abs(vectors - embedder.encode(texts)).max() < 1e-5 and hidden.shape[::2] == (len(texts), 32)
+    assert model_hash(folder).encode() in (folder/'onnx'/'model.onnx').read_bytes()
+    return [tensor.name for tensor in session.get_inputs()]
+
+# BERT's tokenizer with a mean of unit length is what nbs/machinery/onnx.ipynb exports
+def test_onnx_gives_the_vectors_of_the_folder(tmp_path, onnx):
+    embedder = any_bert(Settings(pooling=('lasttoken', 'weightedmean'), truncate_dim=40))
+    embedder.save(tmp_path)
+    assert export_onnx(tmp_path) < 1e-5
+    assert same_vectors(embedder, tmp_path) == ['input_ids', 'attention_mask', 'token_type_ids']
+
+def test_onnx_where_the_version_of_transformers_decides_the_inputs(tmp_path, onnx):
+    layers = torch.nn.Sequential(Dense(torch.nn.Linear(64, 8).requires_grad_(False)))
+    settings = Settings(pooling=('cls', 'max'), layers=layers, normalize=False)
+    embedder = any_bert(settings, own_tokenizer=True)
+    embedder.save(tmp_path)
+    config = json.loads((tmp_path/'tokenizer_config.json').read_text())
+    del config['model_input_names']
+    (tmp_path/'tokenizer_config.json').write_text(json.dumps(config))
+    (tmp_path/'special_tokens_map.json').unlink()
+    assert export_onnx(tmp_path) < 1e-5
+    assert set(same_vectors(embedder, tmp_path)) == runtime(tmp_path)[1](AWKWARD).keys()
+    assert json.loads((tmp_path/'special_tokens_map.json').read_text())['pad_token'] == '[PAD]'
+
+def test_onnx_of_a_static_encoder(tmp_path, onnx):
+    table().save(tmp_path)
+    assert 'holds a table of token vectors' in refusal(lambda: export_onnx(tmp_path))
+
+def test_onnx_of_prompts_that_are_not_pooled(tmp_path, onnx):
+    any_bert(Settings(prompts=dict(query='find: '), include_prompt=False)).save(tmp_path)
+    assert 'leaves its prompts out of the pooling' in refusal(lambda: export_onnx(tmp_path))
+
+def test_onnx_where_tokenizer_json_alone_gives_other_tokens(tmp_path, onnx):
+    any_bert().save(tmp_path)
+    tokenizer = json.loads((tmp_path/'tokenizer.json').read_text())
+    tokenizer['normalizer']['lowercase'] = False        # transformers' BertTokenizer lower-cases still
+    (tmp_path/'tokenizer.json').write_text(json.dumps(tokenizer))
+    assert 'give other tokens than the whole folder' in refusal(lambda: export_onnx(tmp_path))
+    assert not (tmp_path/'onnx'/'model.onnx').exists()
+
+def test_fastembed_reads_the_folder(tmp_path, onnx):
+    fastembed = pytest.importorskip('fastembed')
+    from fastembed.common.model_description import ModelSource, PoolingType
+    embedder = any_bert(Settings(pooling=('max',)))
+    embedder.save(tmp_path)
+    export_onnx(tmp_path)
+    source = ModelSource(hf='my/model')
+    fastembed.TextEmbedding.add_custom_model('my/model', PoolingType.DISABLED, True, source, 32,
+                                             'onnx/model.onnx', output_name='sentence_embedding')
+    model = fastembed.TextEmbedding('my/model', specific_model_path=str(tmp_path))
+    assert np.abs(np.stack(list(model.embed(AWKWARD))) - embedder.encode(AWKWARD)).max() < 1e-5
