@@ -1,4 +1,4 @@
-"""Sharing: what names a model, what is refused before an upload, what cards say, who reads the ONNX file."""
+"""Sharing: what names a model, what is refused before an upload, what cards say."""
 import json, os, shutil
 from functools import cache
 
@@ -14,7 +14,6 @@ from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder
 from gte_nb.model.folders import Dense, Settings
 from gte_nb.training.card import _snippets, licences, model_card, training_history, write_card
-from gte_nb.sharing.onnx import export_onnx
 from gte_nb.sharing.publish import gte_share, model_files
 from gte_nb.model.identity import hub_folder, model_hash, weights_hash
 
@@ -228,77 +227,3 @@ def test_a_card_says_how_tokens_become_a_vector(settings, by_hand, words, finish
     embedder.save(tmp_path/'model')
     exec(snippets['transformers'].replace('MODEL', str(tmp_path/'model')), scope := dict(texts=TEXTS))
     assert np.abs(scope['vectors'].numpy() - embedder.encode(TEXTS)).max() < 1e-5
-
-# ONNX: the graph declares what the folder's tokenizer gives, and its vectors are those of the folder.
-@pytest.fixture
-def onnx():
-    for name in ('onnx', 'onnxscript', 'onnxruntime', 'transformers'): pytest.importorskip(name)
-
-def runtime(folder):
-    "The session of a folder's graph, and a function texts → what transformers' tokenizer gives."
-    import onnxruntime
-    from transformers import AutoTokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    def given(texts): return dict(tokenizer(texts, padding=True, truncation=True, return_tensors='np'))
-    return onnxruntime.InferenceSession(folder/'onnx'/'model.onnx'), given
-
-TWO, THREE = ['input_ids', 'attention_mask'], ['input_ids', 'attention_mask', 'token_type_ids']
-
-def same_vectors(embedder, folder):
-    "The graph of a folder gives its vectors, for batches of any size; returns the graph's inputs."
-    session, given = runtime(folder)
-    for texts in (TEXTS, TEXTS[:1], TEXTS[-3:-1]):
-        hidden, vectors = session.run(None, given(texts))
-        assert np.abs(vectors - embedder.encode(texts)).max() < 1e-5 and hidden.shape[::2] == (len(texts), 32)
-    assert model_hash(folder).encode() in (folder/'onnx'/'model.onnx').read_bytes()
-    return [tensor.name for tensor in session.get_inputs()]
-
-# BERT's tokenizer with a mean of unit length is what nbs/machinery/onnx.ipynb exports
-@pytest.mark.parametrize('settings, own_tokenizer, inputs', [
-    (Settings(pooling=('lasttoken', 'weightedmean'), truncate_dim=40), False, THREE),
-    (Settings(pooling=('max',), layers=dense()), True, TWO),
-])
-def test_onnx_gives_the_vectors_of_the_folder(settings, own_tokenizer, inputs, tmp_path, onnx):
-    embedder = bert(settings, own_tokenizer)
-    embedder.save(tmp_path)
-    assert export_onnx(tmp_path) < 1e-5
-    assert same_vectors(embedder, tmp_path) == inputs
-
-def test_onnx_where_the_version_of_transformers_decides_the_inputs(tmp_path, onnx):
-    embedder = bert(Settings(pooling=('cls',), normalize=False), own_tokenizer=True)
-    embedder.save(tmp_path)
-    settings = json.loads((tmp_path/'tokenizer_config.json').read_text())
-    del settings['model_input_names']
-    (tmp_path/'tokenizer_config.json').write_text(json.dumps(settings))
-    (tmp_path/'special_tokens_map.json').unlink()
-    assert export_onnx(tmp_path) < 1e-5
-    assert set(same_vectors(embedder, tmp_path)) == runtime(tmp_path)[1](TEXTS).keys()
-    assert json.loads((tmp_path/'special_tokens_map.json').read_text())['pad_token'] == '[PAD]'
-
-def test_onnx_of_a_static_encoder(tmp_path, onnx):
-    static().save(tmp_path)
-    assert 'holds a table of token vectors' in refusal(lambda: export_onnx(tmp_path))
-
-def test_onnx_of_prompts_that_are_not_pooled(tmp_path, onnx):
-    bert(Settings(prompts=dict(query='find: '), include_prompt=False)).save(tmp_path)
-    assert 'leaves its prompts out of the pooling' in refusal(lambda: export_onnx(tmp_path))
-
-def test_onnx_where_tokenizer_json_alone_gives_other_tokens(tmp_path, onnx):
-    bert().save(tmp_path)
-    tokenizer = json.loads((tmp_path/'tokenizer.json').read_text())
-    tokenizer['normalizer']['lowercase'] = False        # transformers' BertTokenizer lower-cases still
-    (tmp_path/'tokenizer.json').write_text(json.dumps(tokenizer))
-    assert 'give other tokens than the whole folder' in refusal(lambda: export_onnx(tmp_path))
-    assert not (tmp_path/'onnx'/'model.onnx').exists()
-
-def test_fastembed_reads_the_folder(tmp_path, onnx):
-    fastembed = pytest.importorskip('fastembed')
-    from fastembed.common.model_description import ModelSource, PoolingType
-    embedder = bert(Settings(pooling=('max',)))
-    embedder.save(tmp_path)
-    export_onnx(tmp_path)
-    source = ModelSource(hf='my/model')
-    fastembed.TextEmbedding.add_custom_model('my/model', PoolingType.DISABLED, True, source, 32,
-                                             'onnx/model.onnx', output_name='sentence_embedding')
-    model = fastembed.TextEmbedding('my/model', specific_model_path=str(tmp_path))
-    assert np.abs(np.stack(list(model.embed(TEXTS))) - embedder.encode(TEXTS)).max() < 1e-5

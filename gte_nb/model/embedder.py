@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from ..documented import documented
+from .backends import OnnxEncoder, encoder_of, weight_state
 from .encoder import Encoder, StaticEncoder
 from .folders import (Settings, check_dimensions, pool, read_folder, unknown_id,
     write_settings, written_together)
@@ -88,6 +89,9 @@ class Embedder(TextReader):
         tokenizer.no_padding()
         self._cut = {}
         self._said: set[int] = set() # prefixes that it has warned of
+        # the folder that holds these weights, with their state; open ONNX sessions
+        self._origin: tuple[Path, list]|None = None
+        self._sessions: dict[tuple, OnnxEncoder] = {}
         self.max_length = max_length
 
     @cached_property
@@ -120,7 +124,7 @@ class Embedder(TextReader):
             vectors = torch.cat(chunks)[order.to(vectors.device)]
         return vectors[:, :self.hidden_size]
 
-    def _pooled(self, ids, token_budget, skip=0):
+    def _pooled(self, ids, token_budget, skip=0, encoder=None):
         "(rows, their vectors, neither normalised nor truncated), chunk by chunk, or all at once if static."
         device, settings = next(self.encoder.parameters()).device, self.settings
         layers = settings.layers.to(device)
@@ -132,7 +136,7 @@ class Embedder(TextReader):
             for rows, input_ids, mask in rectangles(ids, token_budget):
                 # without a mask, attention on a GPU takes its fastest path
                 padded, mask = not mask.all(), mask.to(device)
-                hidden = self.encoder(input_ids.to(device), mask if padded else None)
+                hidden = (encoder or self.encoder)(input_ids.to(device), mask if padded else None)
                 yield rows, layers(pool(hidden, mask, settings.pooling, skip))
 
     def _width(self, dimensions):
@@ -147,14 +151,15 @@ class Embedder(TextReader):
         return dimensions
 
     @torch.no_grad()
-    def _window(self, texts, first, normalize, prompt, width, bar):
+    def _window(self, texts, first, normalize, prompt, width, bar, encoder):
         "Vectors of a list of texts, in eval mode; the encoder's mode is what it was afterwards."
         ids, skip = self.tokenize(texts, first=first, prompt=prompt), self._unpooled(prompt)
         out = np.empty((len(ids), width), dtype=np.float32)
         was_training = self.encoder.training
         self.encoder.eval()
         try:
-            for rows, vectors in self._pooled(ids, TOKEN_BUDGET, skip):
+            token_budget = getattr(encoder, 'token_budget', TOKEN_BUDGET)
+            for rows, vectors in self._pooled(ids, token_budget, skip, encoder):
                 if normalize is None and self.settings.normalize: vectors = F.normalize(vectors, dim=1)
                 vectors = vectors[:, :width]
                 out[rows] = (F.normalize(vectors, dim=1) if normalize else vectors).float().cpu().numpy()
@@ -173,11 +178,14 @@ class Embedder(TextReader):
         prompt: str|None = None, # any other text to put before each text
         # numbers of each vector that are kept, its first; scaled again as `normalize` says; None: all
         dimensions: int|None = None,
+        backend: str = 'torch', # what computes hidden states: torch, or onnx, which reads the folder's file
+        precision: str = 'fp32', # torch: fp32 or bf16; onnx: fp32 or int8
     ) -> Iterator[np.ndarray]: # (up to WINDOW, width) float32, in the order of `texts`, each computed with
         # the weights of its moment
-        """Vectors of texts, a window at a time. Raises ValueError, once it gets there, naming the row of
-        what is no text, and for more `dimensions` than a vector has."""
+        """Vectors of texts, a window at a time. Raises ValueError for a backend that is not to be had, for
+        more `dimensions` than a vector has, and, once it gets there, naming the row of what is no text."""
         texts, prompt, width = as_texts(texts), self._prompt(prompt_name, prompt), self._width(dimensions)
+        encoder = encoder_of(self, backend, precision)
         # what is cut off would be missing from the length
         if dimensions is not None and normalize is None: normalize = self.settings.normalize
         total = len(texts) if isinstance(texts, Sized) else None
@@ -185,7 +193,7 @@ class Embedder(TextReader):
         every, row = iter(texts), 0
         with progress_bar(total, 'encoding', 'text', show=progress) as bar:
             while window := list(islice(every, WINDOW)):
-                yield self._window(window, row, normalize, prompt, width, bar)
+                yield self._window(window, row, normalize, prompt, width, bar, encoder)
                 row += len(window)
 
     def encode(
@@ -197,13 +205,16 @@ class Embedder(TextReader):
         prompt: str|None = None, # any other text to put before each text
         # numbers of each vector that are kept, its first; scaled again as `normalize` says; None: all
         dimensions: int|None = None,
+        backend: str = 'torch', # what computes hidden states: torch, or onnx, which reads the folder's file
+        precision: str = 'fp32', # torch: fp32 or bf16; onnx: fp32 or int8
     ) -> np.ndarray: # (n, width) float32, in the order of `texts`
         """Vectors of texts; those of a model that was trained here have unit length. Raises ValueError
-        naming the row when something is no text, and for more `dimensions` than a vector has; warns of some
-        that were not trained, where the model says which were."""
+        naming the row when something is no text, for more `dimensions` than a vector has, and for a backend
+        that is not to be had; warns of `dimensions` that were not trained, where the model says which were."""
         texts = list(as_texts(texts))
         out, row = np.empty((len(texts), self._width(dimensions)), dtype=np.float32), 0
-        for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt, dimensions):
+        for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt, dimensions,
+                backend, precision):
             out[row:row+len(vectors)] = vectors
             row += len(vectors)
         return out
@@ -238,6 +249,7 @@ class Embedder(TextReader):
             encoder.save_pretrained(aside) # type: ignore[operator] # patched, as is from_pretrained below
             hidden_size = encoder.config.hidden_size
             write_settings(aside, self.static, hidden_size, self.tokenizer, self.max_length, settings)
+        self._origin = Path(folder), weight_state(encoder)
 
     @classmethod
     def load(
@@ -248,10 +260,13 @@ class Embedder(TextReader):
     ) -> 'Embedder':
         """Read an embedding model as its folder says; it computes in float32, whatever the file's precision.
         Raises FileNotFoundError or ValueError if there is none, UnsupportedModel for one of another kind."""
-        root, static, tokenizer, max_length, settings = read_folder(folder or minilm_folder())
+        folder = Path(folder or minilm_folder())
+        root, static, tokenizer, max_length, settings = read_folder(folder)
         encoder = (StaticEncoder.from_pretrained(root) if static
             else Encoder.from_pretrained(root, keep_layers, dropout)) # type: ignore[attr-defined]
-        return cls(encoder, tokenizer, max_length, settings)
+        embedder = cls(encoder, tokenizer, max_length, settings)
+        if keep_layers is None: embedder._origin = folder, weight_state(encoder)
+        return embedder
 
 # %% ../../nbs/book/02_embedder.ipynb #f3f7975b
 documented(globals())

@@ -14,8 +14,9 @@ from fastcore.script import call_parse
 
 from ..data.text import squeeze
 from ..documented import documented
+from ..model.backends import FLOAT_FILE, INT8_FILE
 from ..model.identity import model_hash
-from .onnx import _AGAIN, _ONNX, export_onnx
+from .onnx import _AGAIN, export_onnx, quantize_onnx
 from ..training.card import _MARKS, _model_index, _put, _results, _signed, _untouched, write_card
 from ..training.checkpoints import finished_run
 from ..utils import complain, read_json
@@ -75,7 +76,7 @@ _LOCAL = [ # paths of a machine
     re.compile(rb':[\\/]+Users[\\/]+[\w.-]+')]
 _LARGEST = 50 * 10**9   # bytes of a file that the hub takes
 _OPTIONAL = ('config.json', 'config_sentence_transformers.json', 'sentence_bert_config.json',
-             'special_tokens_map.json', 'vocab.txt', _ONNX)
+             'special_tokens_map.json', 'vocab.txt', FLOAT_FILE, INT8_FILE)
 _BOTH = 'write one, or delete README.md too, and gte_share writes both for a finished run'
 _WAYS = { # missing file → way out
     'README.md': 'write one; for a finished run gte_share does', 'LICENSE': _BOTH, 'LICENSE.md': _BOTH}
@@ -115,7 +116,7 @@ def _card_head(folder):
 
 def _check_file(folder, name):
     "Refuse what is too large, damaged, or holds a path of somebody's machine"
-    file, export = folder/name, 'export the file again with gte_share --onnx'
+    file, export = folder/name, 'export the file again with gte_share --onnx or --int8'
     if (size := file.stat().st_size) > _LARGEST:
         raise ValueError(f'{file} has {size/1e9:.0f} GB, and the hub takes files of up to {_LARGEST/1e9:.0f} '
                          'GB; train a smaller model')
@@ -125,9 +126,9 @@ def _check_file(folder, name):
         try: json.loads(content)
         except ValueError as error: raise ValueError(f'{file} is damaged ({error}); {_AGAIN}') from None
     if leak := next(filter(None, (path.search(content) for path in _LOCAL)), None):
-        way = f'remove it, or {export}' if name == _ONNX else 'remove it'
+        way = f'remove it, or {export}' if name.startswith('onnx/') else 'remove it'
         raise ValueError(f'{file} holds {leak[0].decode(errors="replace")}, a path of a machine; {way}')
-    if name == _ONNX and model_hash(folder).encode() not in content:
+    if name.startswith('onnx/') and model_hash(folder).encode() not in content:
         raise ValueError(f'{file} was exported before the folder was changed; {export}, or delete it')
 
 def model_files(
@@ -181,6 +182,7 @@ def gte_share(
     folder: str, # of a model
     to: str = None, # user/name on the Hugging Face hub; default: nothing is uploaded
     onnx: bool = False, # export onnx/model.onnx first
+    int8: bool = False, # and onnx/model_qint8.onnx, which is smaller and faster, and less exact
     public: bool = False, # a new repository is for everyone to see
 ):
     "Check a model, show what would be uploaded, and upload it."
@@ -188,7 +190,10 @@ def gte_share(
         if not Path(folder).is_dir():
             raise ValueError(f'there is no folder {folder}; give one that training wrote')
         if finished_run(Path(folder)) and not (Path(folder)/'README.md').exists(): write_card(folder)
-        if onnx: print(f'{folder}/{_ONNX}: vectors differ by at most {export_onnx(folder):.0e}')
+        if onnx: print(f'{folder}/{FLOAT_FILE}: vectors differ by at most {export_onnx(folder):.0e}')
+        if int8:
+            print(f'{folder}/{INT8_FILE}: cosines with the exact vectors from '
+                  f'{quantize_onnx(folder):.3f} up')
         files = model_files(folder)
         for name, size in files: print(f'{size:14,}  {name}')
         if to: print(f'published: {publish(folder, to, not public)}')
