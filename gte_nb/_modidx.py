@@ -294,6 +294,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._column': ('machinery/prepare.html#_column', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._content': ('machinery/prepare.html#_content', 'gte_nb/data/prepare.py'),
+                                     'gte_nb.data.prepare._count': ('machinery/prepare.html#_count', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._digests': ('machinery/prepare.html#_digests', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._finish': ('machinery/prepare.html#_finish', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._found': ('machinery/prepare.html#_found', 'gte_nb/data/prepare.py'),

@@ -297,21 +297,21 @@ def _write_validation(place, tables):
     with written_aside(place/'validation.parquet') as aside:
         pq.write_table(pa.concat_tables(tables), aside, compression='zstd')
 
-def _left_out(verdict, files, read_from, skipped):
+def _count(shard, verdict): return int(np.count_nonzero(shard.verdict == verdict))
+
+def _left_out(shards, read_from, skipped):
     "Add the rows that the verdict leaves out to those that were skipped; each shard was read from a file."
     for reason, fault in ((_REPEATED_ID, 'duplicate id'), (_COPY, 'copy of another row')):
-        rows = np.flatnonzero(verdict == reason)
-        if not len(rows): continue
-        number = int(rows[0])
-        for shard in zip(files, read_from):
-            if number < (size := len(_column(shard[0], 'row'))): break
-            number -= size
-        file, path = shard
-        names = ['query', 'document', 'name', 'row']
-        row = Shard(file, np.zeros(size, np.int8)).read(columns=names).slice(number, 1)
+        counts = [_count(shard, reason) for shard in shards]
+        if not any(counts): continue
+        shard, file = next((shard, file) for shard, file, count in zip(shards, read_from, counts) if count)
+        rows = Shard(shard.file, np.zeros(len(shard.verdict), np.int8)).read(columns=['query', 'document',
+            'name',
+            'row'])
+        row = rows.slice(int(np.argmax(shard.verdict == reason)), 1)
         query, document, name, place = row.to_pylist()[0].values()
         value = dict(query=query, document=document, **(dict(id=name) if name else {}))
-        skipped[fault] = dict(rows=len(rows), file=path, row=place, value=_shown(value))
+        skipped[fault] = dict(rows=sum(counts), file=file, row=place, value=_shown(value))
 
 def _all_skipped(several):
     "What was skipped in all of several files or sources: the first of each fault, and how many."
@@ -335,15 +335,16 @@ def _finish(source, parts, states, validation, run):
     names = [_shard_name(part, number) for part, number in of]
     files, sizes = [place/name for name in names], [rows for state in states for rows in state['shards']]
     verdict, (skipped, notes) = _judge(place, files, states, source, validation), _merged(states)
-    _left_out(verdict, files, [_called(part.path, source) for part, _ in of], skipped)
-    if beyond := int(np.count_nonzero(verdict == _BEYOND_CAP)):
+    # a shard at a time: a temporary array of all rows would stay with the process after it is freed
+    shards = [Shard(file, verdict[end - rows:end]) for file, rows, end in zip(files, sizes, np.cumsum(sizes))]
+    _left_out(shards, [_called(part.path, source) for part, _ in of], skipped)
+    if beyond := sum(_count(shard, _BEYOND_CAP) for shard in shards):
         notes.append(f'{beyond:,} rows of {source.name} are beyond its cap of {source.cap:,}')
-    counts = {split: int(np.count_nonzero(verdict == number)) for number, split in enumerate(SPLITS)}
+    counts = {split: sum(shard.count(split) for shard in shards) for split in SPLITS}
     if not any(counts.values()):
         shutil.rmtree(place)
         raise ValueError(f"no row is left of {', '.join(map(str, source.files))}: "
                          f"{'; '.join(_skipped_rows(skipped)) or 'it has none'}")
-    shards = [Shard(file, verdict[end - rows:end]) for file, rows, end in zip(files, sizes, np.cumsum(sizes))]
     train = np.cumsum([0, *(shard.count('train') for shard in shards)]).tolist()
     idle = ['negative'] * (not any(state['with_negative'] for state in states))
     idle += ['negatives'] * (not any(state['with_several'] for state in states))

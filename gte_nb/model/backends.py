@@ -112,7 +112,7 @@ def check_vectors(
 ) -> float: # fp32: largest difference of a number; int8: least cosine
     "Compare both on `HARD_TEXTS`, at unit length. Raises ValueError where they give different vectors."
     quiet = progress_bar(None, 'encoding', 'text', show=False)
-    exact, vectors = (embedder._window(HARD_TEXTS, 0, True, '', quiet, encoder)
+    exact, vectors = (embedder._window(HARD_TEXTS, 0, True, '', embedder.hidden_size, quiet, encoder)
         for encoder in (embedder.encoder, session))
     difference, cosine = float(np.abs(vectors - exact).max()), float((vectors * exact).sum(1).min())
     if not (difference < 1e-4 if precision == 'fp32' else cosine > _LEAST_COSINE):
