@@ -244,7 +244,9 @@ def scoreboard() -> 'Markdown': # of IPython
         '*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn',
         'at random like these; where there is one task, other packages of it. An interval is 95% for itself; '
         'a verdict in',
-        'bold stands with 5% for any wrong one of its kind in its column and table (Holm). *Equivalent*: '
+        'bold is corrected for their number: the chance that any such verdict of its kind, in its column '
+        'and table, is '
+        'wrong is at most 5% (Holm). *Equivalent*: '
         'inside of',
         f"±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would "
         'have been told from 0',

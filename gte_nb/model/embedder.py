@@ -209,8 +209,9 @@ class Embedder(TextReader):
         precision: str = 'fp32', # torch: fp32 or bf16; onnx: fp32 or int8
     ) -> np.ndarray: # (n, width) float32, in the order of `texts`
         """Vectors of texts; those of a model that was trained here have unit length. Raises ValueError
-        naming the row when something is no text, for more `dimensions` than a vector has, and for a backend
-        that is not to be had; warns of `dimensions` that were not trained, where the model says which were."""
+        naming the row when something is no text, for more `dimensions` than a vector has, and for a
+        backend that is not to be had; warns of `dimensions` that were not trained, where the model says
+        which were."""
         texts = list(as_texts(texts))
         out, row = np.empty((len(texts), self._width(dimensions)), dtype=np.float32), 0
         for vectors in self.encode_stream(texts, normalize, progress, prompt_name, prompt, dimensions,
