@@ -304,6 +304,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                      'gte_nb.data.prepare._key': ('machinery/prepare.html#_key', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._left_out': ('machinery/prepare.html#_left_out', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._locked': ('machinery/prepare.html#_locked', 'gte_nb/data/prepare.py'),
+                                     'gte_nb.data.prepare._main_hidden': ('machinery/prepare.html#_main_hidden', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._manifest': ('machinery/prepare.html#_manifest', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._mark_copies': ('machinery/prepare.html#_mark_copies', 'gte_nb/data/prepare.py'),
                                      'gte_nb.data.prepare._mark_repeated_ids': ( 'machinery/prepare.html#_mark_repeated_ids',

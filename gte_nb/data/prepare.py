@@ -6,12 +6,13 @@
 __all__ = ['SHARD', 'VALIDATION_ROWS', 'run_jobs', 'prepare']
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0003
-import errno, gc, hashlib, json, os, shutil, threading
+import errno, hashlib, json, os, shutil, sys, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
@@ -155,6 +156,16 @@ def _on_ray(function, jobs, workers):
     try: yield from map(ray.get, [function.remote(job) for job in jobs])
     except ray.exceptions.RayTaskError as error: raise error.cause from None
 
+@contextmanager
+def _main_hidden():
+    """A spawned process imports the script that runs here again, which would then need a main guard; the
+    functions of jobs come from modules, so it need not."""
+    main = sys.modules['__main__']
+    shown = {name: vars(main).pop(name) for name in ('__file__', '__spec__') if name in vars(main)}
+    main.__spec__ = None
+    try: yield
+    finally: vars(main).update(shown)
+
 def run_jobs(
     function: Callable[[Any], Any], # of a module, so that other processes find it
     jobs: Sequence, # its arguments
@@ -166,9 +177,10 @@ def run_jobs(
     elif min(workers, len(jobs)) <= 1: yield from map(function, jobs)
     else:
         try:
-            # freeze: collecting garbage would write to the pages that a forked process shares with this one
-            with ProcessPoolExecutor(min(workers, len(jobs)), initializer=gc.freeze) as pool:
-                try: yield from pool.map(function, jobs)
+            # not forked: a fork makes a copy of each page of this process, torch and all, as it is touched
+            with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
+                with _main_hidden(): results = pool.map(function, jobs)
+                try: yield from results
                 except BaseException: pool.shutdown(cancel_futures=True); raise
         except BrokenProcessPool:
             raise ValueError('a process that prepares ended too early: memory may have run out, and fewer '
