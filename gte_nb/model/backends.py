@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
-import torch
 import numpy as np
 
 from ..documented import documented
@@ -20,6 +19,7 @@ from .identity import model_hash
 from ..utils import progress_bar
 
 if TYPE_CHECKING:
+    import torch
     from gte_nb.model.embedder import Embedder
 
 # %% ../../nbs/machinery/backends.ipynb #5098464d
@@ -42,7 +42,7 @@ class OnnxEncoder:
         self,
         file: Path, # with the output last_hidden_state, or token_embeddings
     ):
-        import onnxruntime
+        import onnxruntime, torch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3                       # errors only
@@ -72,11 +72,12 @@ class OnnxEncoder:
 
     def __call__(
         self,
-        input_ids: torch.Tensor, # (texts, tokens)
+        input_ids: 'torch.Tensor', # (texts, tokens)
         # (texts, tokens), True where a token stands; None: everywhere
-        attention_mask: torch.Tensor|None = None,
-    ) -> torch.Tensor: # (texts, tokens, hidden) on the device of the ids
+        attention_mask: 'torch.Tensor|None' = None,
+    ) -> 'torch.Tensor': # (texts, tokens, hidden) on the device of the ids
         "Compute hidden states."
+        import torch
         ids = input_ids.numpy(force=True)
         mask = np.ones_like(ids) if attention_mask is None else attention_mask.long().numpy(force=True)
         given = dict(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids))
@@ -96,7 +97,7 @@ HARD_TEXTS = ['', 'one', 'def read_csv(path):\n    return path', 'naïve Größe
 _LEAST_COSINE = 0.95   # of an 8-bit vector with the exact one
 
 def weight_state(
-    encoder: torch.nn.Module, # of an embedder
+    encoder: 'torch.nn.Module', # of an embedder
 ) -> list[tuple]: # changes when a weight does
     """Which tensors are the weights, how often each was changed in place, and the sum of a thousand of its
     numbers."""
@@ -150,6 +151,7 @@ def _known(what, name, names):
 
 def _rounded(encoder):
     "An encoder whose products take 16-bit numbers."
+    import torch
     def compute(input_ids, attention_mask=None):
         with torch.autocast(input_ids.device.type, torch.bfloat16): return encoder(input_ids, attention_mask)
     return compute
@@ -158,7 +160,7 @@ def encoder_of(
     embedder: 'Embedder', # whose texts are encoded
     backend: str, # one of PRECISIONS
     precision: str, # one of those of the backend
-) -> Callable[..., torch.Tensor]: # ids, mask → hidden states
+) -> 'Callable[..., torch.Tensor]': # ids, mask → hidden states
     """What computes the hidden states. Raises ValueError for an unknown name, without ONNX Runtime, and
     where the folder has no ONNX file or one that gives other vectors."""
     _known('backend', backend, list(PRECISIONS))
@@ -169,6 +171,7 @@ def encoder_of(
                          'is '
                          f'to be had with backend={other!r}')
     if backend == 'torch': return embedder.encoder if precision == 'fp32' else _rounded(embedder.encoder)
+    import torch
     key = precision, torch.get_num_threads(), *weight_state(embedder.encoder)
     if key not in embedder._sessions: embedder._sessions[key] = _session(embedder, precision)
     return embedder._sessions[key]
