@@ -317,10 +317,8 @@ def _left_out(shards, read_from, skipped):
         counts = [_count(shard, reason) for shard in shards]
         if not any(counts): continue
         shard, file = next((shard, file) for shard, file, count in zip(shards, read_from, counts) if count)
-        rows = Shard(shard.file, np.zeros(len(shard.verdict), np.int8)).read(columns=['query', 'document',
-            'name',
-            'row'])
-        row = rows.slice(int(np.argmax(shard.verdict == reason)), 1)
+        names, first = ['query', 'document', 'name', 'row'], int(np.argmax(shard.verdict == reason))
+        row = Shard(shard.file, np.zeros(len(shard.verdict), np.int8)).read(columns=names).slice(first, 1)
         query, document, name, place = row.to_pylist()[0].values()
         value = dict(query=query, document=document, **(dict(id=name) if name else {}))
         skipped[fault] = dict(rows=sum(counts), file=file, row=place, value=_shown(value))
@@ -352,12 +350,13 @@ def _finish(source, parts, states, validation, run):
     _left_out(shards, [_called(part.path, source) for part, _ in of], skipped)
     if beyond := sum(_count(shard, _BEYOND_CAP) for shard in shards):
         notes.append(f'{beyond:,} rows of {source.name} are beyond its cap of {source.cap:,}')
-    counts = {split: sum(shard.count(split) for shard in shards) for split in SPLITS}
+    by_shard = {split: [shard.count(split) for shard in shards] for split in SPLITS}
+    counts = {split: sum(rows) for split, rows in by_shard.items()}
     if not any(counts.values()):
         shutil.rmtree(place)
         raise ValueError(f"no row is left of {', '.join(map(str, source.files))}: "
                          f"{'; '.join(_skipped_rows(skipped)) or 'it has none'}")
-    train = np.cumsum([0, *(shard.count('train') for shard in shards)]).tolist()
+    train = np.cumsum([0, *by_shard['train']]).tolist()
     idle = ['negative'] * (not any(state['with_negative'] for state in states))
     idle += ['negatives'] * (not any(state['with_several'] for state in states))
     shown = [name for name in _schema().names if name not in idle and not name.endswith('_hash')]
