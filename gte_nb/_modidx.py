@@ -1925,6 +1925,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                              'gte_nb/model/identity.py'),
                                        'gte_nb.model.identity.minilm_folder': ( 'machinery/identity.html#minilm_folder',
                                                                                 'gte_nb/model/identity.py'),
+                                       'gte_nb.model.identity.model_folder': ( 'machinery/identity.html#model_folder',
+                                                                               'gte_nb/model/identity.py'),
                                        'gte_nb.model.identity.model_hash': ( 'machinery/identity.html#model_hash',
                                                                              'gte_nb/model/identity.py'),
                                        'gte_nb.model.identity.model_stamp': ( 'machinery/identity.html#model_stamp',

@@ -24,7 +24,7 @@ from .evaluate import (Measurement, append_results, difference, measure, remembe
                                         summarise, tuned_bm25, unread, verdict, wordllama_model)
 from .intervals import MARGIN, interval
 from ..model.bm25 import BM25
-from ..model.identity import hub_folder, model_hash
+from ..model.identity import model_folder, model_hash
 from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
@@ -98,17 +98,14 @@ def load_model(
 
 def _folder(name):
     "Where the files of a model are"
-    from gte_nb.model.embedder import minilm_folder
-    if name == 'all-MiniLM-L6-v2': return minilm_folder()
-    if not Path(name).is_dir():
-        try: return hub_folder(name)
-        except ValueError as error:
-            raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or "
-                             f"'wordllama'; {error}") from None
-    if not any(Path(name).glob('*.json')):
+    try: folder = model_folder(name)
+    except ValueError as error:
+        raise ValueError(f"{name} is no folder with a model, nor 'bm25', 'all-MiniLM-L6-v2' or "
+                         f"'wordllama'; {error}") from None
+    if not any(folder.glob('*.json')):
         raise ValueError(f'{name} holds no model (no config.json, no tokenizer.json); '
                          'give a folder that training wrote')
-    return Path(name)
+    return folder
 
 # %% ../../nbs/machinery/scores.ipynb #51c7e719
 # of models, in the order in which tables list them

@@ -17,7 +17,7 @@ from ..data.corpus import Corpus
 from ..data.tokens import source_tables
 from ..documented import documented
 from ..model.embedder import Embedder
-from ..model.identity import hub_folder, weights_hash
+from ..model.identity import model_folder, weights_hash
 from .chunks import CHUNK_TOKENS, ChunkedBatch
 from .processes import processes
 from .triples import source_negatives
@@ -32,8 +32,7 @@ def load_guide(
 ) -> Embedder: # on the device of this process, not to be trained
     """A model that only judges. Raises ValueError or FileNotFoundError as `Embedder.load` does, and for a
     model with prompts, which the texts of a batch would not get."""
-    folder = None if name == 'all-MiniLM-L6-v2' else name if Path(name).is_dir() else hub_folder(name)
-    guide = Embedder.load(folder)
+    guide = Embedder.load(model_folder(name))
     if prompts := [prompt for prompt in guide.settings.prompts.values() if prompt]:
         raise ValueError(f'guide {name} puts {prompts[0]!r} before its texts, which a batch does not; take a '
                          'guide without prompts')

@@ -14,9 +14,9 @@ import torch
 
 from ..data.tokens import tokenizer_hash
 from ..documented import documented
-from ..model.embedder import Embedder, minilm_folder
+from ..model.embedder import Embedder
 from ..model.folders import written_together
-from ..model.identity import hub_folder, model_hash
+from ..model.identity import model_folder, model_hash
 from .card import bases, provenance, training_history, write_card
 from .checkpoints import differences, finished_run
 from ..utils import writing
@@ -94,9 +94,8 @@ def merged(
 # %% ../../nbs/book/15_merging.ipynb #2c720554
 def _place(name):
     "Where a model lies, and what it is called where weights come from."
-    if name == 'all-MiniLM-L6-v2': return minilm_folder(), name
-    if Path(name).is_dir(): return Path(name), f'weights {model_hash(name)}'
-    return hub_folder(str(name)), str(name)
+    folder = model_folder(name)
+    return folder, f'weights {model_hash(folder)}' if folder == Path(name) else str(name)
 
 def _history(folder, start):
     "The runs that made a model; where nobody has recorded them, only the name of its weights."
