@@ -10,8 +10,8 @@ name = settings["lib_name"]
 words = lambda key: settings.get(key, "").split()
 readme = Path("README.md")
 extras = {extra: words(f"{extra}_requirements")
-    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "cluster", "dev")}
-extras["dev"] += extras["eval"] + extras["onnx"]
+    for extra in ("charts", "tensorboard", "corpus", "eval", "onnx", "cluster", "approximate", "dev")}
+extras["dev"] += extras["eval"] + extras["onnx"] + extras["approximate"]
 
 setuptools.setup(
     name=name,

@@ -7,7 +7,7 @@ __all__ = ['TILE', 'RRF', 'PRECISIONS', 'BLOCK', 'Hits', 'nearest_rows', 'fused'
            'missing_texts', 'kept_vectors']
 
 # %% ../nbs/machinery/search_index.ipynb #4758a086
-import hashlib, json, os, sys, time
+import hashlib, json, os, shutil, sys, time
 from bisect import bisect_right
 from difflib import get_close_matches
 from pathlib import Path
@@ -153,6 +153,14 @@ def _as_vectors(vectors):
         raise ValueError(f'vector {row} holds NaN or infinity, so nothing would find it; compute it again')
     return vectors
 
+def _usearch():
+    try: from usearch.index import Index
+    except ImportError:
+        raise ValueError("approximate search needs usearch, which is not installed; pip install "
+                         "'gte_nb[approximate]'"
+                         ) from None
+    return Index
+
 class _Model:
     "What gives the vectors of an index: a folder, or something that has `encode`; loaded when it is needed."
     def __init__(self, given, about=None, described=None):
@@ -211,6 +219,8 @@ class SearchIndex:
         "Raises ValueError for a precision that is unknown, and as `add` does."
         self._precision = Precision(precision, rescore)
         self._bits: np.ndarray|None = None           # (words, n) uint64 of `bit_table`
+        self._graph: Any = None                      # usearch's, of `link`
+        self._graph_file: Path|None = None           # where it lies, if the graph is mapped or not yet opened
         self._parts: list[_Part] = []
         self._model = None if model is None else _Model(model)
         self._words: Callable|None = None
@@ -297,8 +307,8 @@ class SearchIndex:
 
     def _all_rows(self): return (row for part in self._parts for row in part.rows)
 
-    def _tiles(self, queries, chosen):
-        "Numbers of rows and the scores of all queries, a tile at a time."
+    def _vector_tiles(self, chosen=None):
+        "Numbers of rows and their vectors as they are kept, a tile at a time."
         start = 0
         for part in self._parts:
             end = start + len(part.rows)
@@ -307,18 +317,59 @@ class SearchIndex:
             for first in range(0, end - start if mine is None else len(mine), TILE):
                 if mine is None: numbers = np.arange(start + first, min(start + first + TILE, end))
                 else: numbers = mine[first:first+TILE]
-                tile = part.vectors[first:first+TILE] if mine is None else part.vectors[numbers - start]
-                yield numbers, self._precision.products(queries, tile)
+                yield numbers, part.vectors[first:first+TILE] if mine is None else part.vectors[numbers
+                    - start]
             start = end
 
-    def _nearest_signs(self, queries, k, chosen, count):
-        "As `nearest_rows`, among the `count` rows whose signs are nearest to those of a query."
+    def _tiles(self, queries, chosen):
+        "Numbers of rows and the scores of all queries, a tile at a time."
+        return ((numbers, self._precision.products(queries, tile))
+            for numbers, tile in self._vector_tiles(chosen))
+
+    def link(self):
+        """Connect near vectors in a graph, for `search(…, approximate=True)`; rows that came since the
+        last time are added to it. Raises ValueError without vectors, for codes, and without usearch."""
+        if self.width is None:
+            raise ValueError('this index has no vectors to link; give it a model, or vectors')
+        if self._precision.coded:
+            raise ValueError(f'an index in {self._precision.name} cannot be linked; use float32 or float16')
+        graph = self._opened_graph(to_change=True)
+        if graph is None: graph = self._graph = _usearch()(ndim=self.width, metric='ip', dtype='bf16')
+        missing = np.arange(len(graph), len(self))
+        with progress_bar(len(missing), 'linking', 'vector') as bar:
+            for numbers, vectors in self._vector_tiles(missing):
+                graph.add(numbers, vectors.astype(np.float32))
+                bar.update(len(numbers))
+
+    def _opened_graph(self, to_change=False):
+        "The graph, mapped if it lies in a file and stays as it is; None: there is none."
+        if self._graph_file and (to_change or self._graph is None):
+            self._graph = _usearch().restore(self._graph_file, view=not to_change)
+            if to_change: self._graph_file = None
+        return self._graph
+
+    def _near_in_graph(self, queries, count):
+        "For each query the rows that the graph finds near it, ascending."
+        graph = self._opened_graph()
+        if (linked := 0 if graph is None else len(graph)) < len(self):
+            raise ValueError(f'{linked:,} of {len(self):,} rows are linked; call link(), which adds the '
+                             'others')
+        for query in queries: yield np.sort(graph.search(query, min(count, len(self))).keys.astype(np.int64))
+
+    def _near_in_signs(self, queries, count, chosen):
+        "For each query the rows whose signs are nearest to its own, ascending."
         bits = self._bits if chosen is None else self._bits[:, chosen]
-        hits = []
-        for query, wanted in zip(queries, bit_table(binary_codes(queries)).T):
-            near = nearest_codes(bits, wanted, count)
-            if chosen is not None: near = chosen[near]
-            hits.append(nearest_rows(self._tiles(query[None], near), 1, k))
+        for signs in bit_table(binary_codes(queries)).T:
+            near = nearest_codes(bits, signs, count)
+            yield near if chosen is None else chosen[near]
+
+    def _by_meaning(self, queries, k, chosen, approximate, oversampling):
+        "Rows whose vectors are nearest: of all, or of those that the graph or signs find near."
+        if approximate and chosen is None: candidates = self._near_in_graph(queries, k*oversampling)
+        elif self._bits is not None: candidates = self._near_in_signs(queries, k*oversampling, chosen)
+        else: return nearest_rows(self._tiles(queries, chosen), len(queries), k)
+        hits = [nearest_rows(self._tiles(query[None], near), 1, k)
+            for query, near in zip(queries, candidates)]
         return Hits(*map(np.concatenate, zip(*hits)))
 
     def _by_words(self, queries, k, chosen):
@@ -337,7 +388,9 @@ class SearchIndex:
         # which rows are searched: (n,) marks, a function row → bool, or a dictionary of key → value or values
         where: np.ndarray|Callable|dict|None = None,
         by: str = _MEANING, # 'meaning': vectors; 'words': BM25; 'both': their reciprocal rank fusion
-        oversampling: int = 10, # with precision 'binary': rows of nearest signs that are scored for each hit
+        # with precision 'binary', and with `approximate`: rows that are scored for each hit
+        oversampling: int = 10,
+        approximate: bool = False, # by meaning, score only what the graph of `link` finds near
     ) -> Hits:
         """The best rows of each query. Raises ValueError for vectors of another width or another model,
         for a key that rows do not have, for texts where there is no model, and vectors where words are
@@ -355,9 +408,8 @@ class SearchIndex:
         chosen, depth = self._chosen(where), k if by != _BOTH else max(k, 100)
         if by == _WORDS: return self._by_words(queries, k, chosen)
         asked = self._query_vectors(queries)
-        if self._bits is not None and len(asked):
-            meant = self._nearest_signs(asked, depth, chosen, depth*oversampling)
-        else: meant = nearest_rows(self._tiles(asked, chosen), len(queries), depth)
+        if len(asked) and len(self): meant = self._by_meaning(asked, depth, chosen, approximate, oversampling)
+        else: meant = nearest_rows([], len(asked), depth)
         return meant if by == _MEANING else fused([meant.rows, self._by_words(queries, depth, chosen).rows],
             k)
 
@@ -370,6 +422,7 @@ class SearchIndex:
         folder, mark = Path(folder), os.urandom(4).hex()
         vectors, rows, ends = f'vectors-{mark}.npy', f'rows-{mark}.jsonl', f'ends-{mark}.npy'
         bits, ranges, kept = f'bits-{mark}.npy', f'ranges-{mark}.npy', self._precision
+        graph = f'graph-{mark}.usearch'
         with writing('the index', folder):
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder/rows, 'wb') as out:
@@ -379,7 +432,8 @@ class SearchIndex:
                 self._write_vectors(folder/vectors)
                 if self._bits is not None: np.save(folder/bits, self._bits)
             if kept.ranges is not None: np.save(folder/ranges, kept.ranges)
-            files = {name: (folder/name).stat().st_size for name in (vectors, rows, ends, bits, ranges)
+            self._write_graph(folder/graph)
+            files = {name: (folder/name).stat().st_size for name in (vectors, rows, ends, bits, ranges, graph)
                 if (folder/name).exists()}
             model = self._model.about if self._model and self._model.is_folder else None
             header = dict(format=_FORMATS[kept.coded], files=files, model=model,
@@ -387,7 +441,7 @@ class SearchIndex:
                 rescore=kept.rescore)
             with written_aside(folder/'index.json') as aside:
                 aside.write_text(json.dumps(header), encoding='utf-8')
-            for old in [*folder.glob('*.npy'), *folder.glob('rows-*.jsonl')]:
+            for old in [*folder.glob('*.npy'), *folder.glob('rows-*.jsonl'), *folder.glob('*.usearch')]:
                 if old.name not in files: old.unlink(missing_ok=True)
 
     def _describe(self, folder, model):
@@ -405,9 +459,12 @@ class SearchIndex:
             shape = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False,
                 shape=(len(self), self.width))
             np.lib.format.write_array_header_1_0(out, shape)
-            for part in self._parts:
-                for first in range(0, len(part.vectors), TILE):
-                    out.write(np.ascontiguousarray(part.vectors[first:first+TILE], dtype))
+            for _, tile in self._vector_tiles(): out.write(np.ascontiguousarray(tile, dtype))
+
+    def _write_graph(self, file):
+        "The graph, if there is one; what was mapped is copied."
+        if self._graph_file: self._graph_file = Path(shutil.copyfile(self._graph_file, file))
+        elif self._graph is not None: self._graph.save(file)
 
     @classmethod
     def open(
@@ -433,6 +490,7 @@ class SearchIndex:
             vectors, index._bits, ranges = (np.load(parts[name], mmap_mode='r') if name in parts else None
                 for name in ('vectors', 'bits', 'ranges'))
             index._precision = Precision(header.get('precision'), header.get('rescore', 'int8'), ranges)
+            index._graph_file = parts.get('graph')
             index.about, recorded = header['about'], header['model']
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'the index in {folder} is damaged ({error}); build it again') from None

@@ -100,6 +100,10 @@ INT8 = dict(precision='int8')
     (lambda: SearchIndex(vectors=unit(3), precision='binary').add(vectors=unit(2, 32)), 'these have 32'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').search(unit(2, 32)), 'these have 32'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').search(unit(2)*np.inf), 'vector 0 holds NaN'),
+    (lambda: SearchIndex(vectors=unit(3), **INT8).link(), 'an index in int8 cannot be linked'),
+    (lambda: SearchIndex(['a tree']).link(), 'no vectors to link'),
+    (lambda: SearchIndex(vectors=unit(3)).search(unit(2), approximate=True), '0 of 3 rows are linked; call '
+    'link'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').search(unit(2), oversampling=0),
         'oversampling is 0'),
 ])
