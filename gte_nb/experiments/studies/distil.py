@@ -28,7 +28,7 @@ ARMS: dict[str, dict] = { # what is distilled here: fields of `Distillation`
     'model2vec 256': {}, 'table 256': dict(width=256), 'two layers': dict(keep_layers=(0, 5)),
     'one layer': dict(keep_layers=(5,)),
     'half the steps': dict(keep_layers=(0, 2, 5), steps=1500),
-    '128 tokens': dict(keep_layers=(0, 2, 5), steps=1500, tokens=128)}
+    'with layer 3': dict(keep_layers=(0, 3, 5), steps=1500)}
 MOST = dict.fromkeys(ARMS, 1)
 TASKS = ('CoSQA', 'packages', 'STSBenchmark', 'MRPC', 'Banking77', 'newsgroups', 'Reuters topics',
          'academic: title → abstract', 'Wikipedia: section title → text', 'news: headline → story',
