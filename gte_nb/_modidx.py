@@ -1124,6 +1124,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                             'gte_nb/experiments/studies/bits.py'),
                                                  'gte_nb.experiments.studies.bits.embedded': ( 'experiments/bits.html#embedded',
                                                                                                'gte_nb/experiments/studies/bits.py'),
+                                                 'gte_nb.experiments.studies.bits.graph_rows': ( 'experiments/bits.html#graph_rows',
+                                                                                                 'gte_nb/experiments/studies/bits.py'),
                                                  'gte_nb.experiments.studies.bits.hits': ( 'experiments/bits.html#hits',
                                                                                            'gte_nb/experiments/studies/bits.py'),
                                                  'gte_nb.experiments.studies.bits.index_of': ( 'experiments/bits.html#index_of',
