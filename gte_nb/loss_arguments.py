@@ -9,6 +9,7 @@ __all__ = ['NotFinite', 'checked_arguments', 'check_lengths', 'Excluded', 'prese
 import inspect
 from typing import Callable
 
+import numpy as np
 import torch
 
 from .documented import documented
@@ -119,7 +120,7 @@ class Excluded:
         # which texts are nearer to a pair than its own document is; None: not asked
         nearer: Nearer|None = None,
     ):
-        self.rows = dict(q=torch.arange(n), d=torch.arange(n), h=present[0].cpu())
+        self.rows = dict(q=np.arange(n), d=np.arange(n), h=present[0].cpu().numpy())
         self.ids, self.device, self.nearer = None, device, nearer
         self.skips_own_row = {'qq', 'dd', 'dh', 'dq'} if positive_once else {'qq', 'dd', 'dh'}
         if ids is not None:                                               # the two that each text answers to
@@ -137,10 +138,13 @@ class Excluded:
         "A mask for one block or tile."
         asking_rows, rows = self.rows[asking_kind][asking], self.rows[kind][candidates]
         if not len(rows): return None
+        own_row_skipped = asking_kind + kind in self.skips_own_row
         # rows ascend, so most tiles know at once that they share none
         near = asking_rows[0] <= rows[-1] and rows[0] <= asking_rows[-1]
-        same_row = (asking_rows[:, None] == rows).to(self.device) if near else None
-        excluded = same_row if asking_kind + kind in self.skips_own_row else None
+        same_row = None
+        if near and (own_row_skipped or self.nearer is not None or self.ids is not None):
+            same_row = torch.from_numpy(asking_rows[:, None] == rows).to(self.device)
+        excluded = same_row if own_row_skipped else None
         is_pair = same_row if {asking_kind, kind} == {'q', 'd'} else None      # which counts in any case
         if self.nearer is not None:
             nearer = self.nearer(asking_kind, asking, kind, candidates)

@@ -6,6 +6,7 @@
 __all__ = ['RUNGS', 'info_nce', 'symmetric_info_nce', 'improved_contrastive_loss', 'LOSSES', 'contrastive_loss']
 
 # %% ../nbs/book/03_losses.ipynb #db644006
+from functools import partial
 from math import inf
 
 import torch
@@ -35,17 +36,15 @@ def _units(queries, documents, negatives, temperature, present):
     check_lengths(lengths, present)
     return {kind: v / (lengths[kind] * temperature**0.5) for kind, v in vectors.items()}
 
-def _logsumexps(units, sees, excluded):
-    "Logarithm of the partition of each query (n,) and of each document (n,), by way of whole matrices"
-    everything, partitions = slice(None), []
-    for asking_kind in 'qd':
-        asking = units[asking_kind]
-        blocks = [asking.new_full((len(asking), 1), -inf)]                # the sum over nothing
-        for kind in sees[asking_kind]:
-            logits, mask = asking @ units[kind].T, excluded(asking_kind, everything, kind, everything)
-            blocks.append(logits if mask is None else logits.masked_fill(mask, -inf))
-        partitions.append(torch.cat(blocks, 1).logsumexp(1))
-    return partitions
+def _logsumexp(units, sees, excluded, asking_kind, asking=None):
+    "Logarithm of the partition of queries or documents, all (n,) or a slice, by way of whole rows"
+    texts, everything = units[asking_kind], slice(None)
+    if asking is not None: texts = texts[asking]
+    blocks = [texts.new_full((len(texts), 1), -inf)]                      # the sum over nothing
+    for kind in sees[asking_kind]:
+        logits, mask = texts @ units[kind].T, excluded(asking_kind, asking or everything, kind, everything)
+        blocks.append(logits if mask is None else logits.masked_fill(mask, -inf))
+    return torch.cat(blocks, 1).logsumexp(1)
 
 def contrastive_loss(
     queries: torch.Tensor, # (n, d) query vectors, not yet normalised
@@ -91,8 +90,9 @@ def contrastive_loss(
         excluded = Excluded(len(queries), present, None if ids is None else ids.to(device),
             joint and not count_positive_twice, device,
             nearer_than_pair(units, temperature, mask, leave_out_margin, guide))
-        if tile_size is None: of_query, of_document = _logsumexps(units, sees, excluded)
-        else: of_query, of_document = tiled_logsumexps(units, sees, excluded, tile_size)
+        in_rows = partial(_logsumexp, units, sees, excluded)
+        of_query, of_document = (map(in_rows, 'qd') if tile_size is None
+            else tiled_logsumexps(units, sees, excluded, tile_size, in_rows))
         positive = (units['q'] * units['d']).sum(1)
         if joint: return (torch.logaddexp(of_query, of_document) - positive).mean()
         sums = [partition for partition, seen in ((of_query, query_sees), (of_document, document_sees))
