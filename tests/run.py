@@ -2,7 +2,7 @@
 
 Prints a line for each, and last `N passed, N failed[, N skipped]`. Words behind the command pick checks:
 `python tests/run.py losses wheel` runs those whose names hold one of them."""
-import compileall, configparser, filecmp, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
+import compileall, configparser, filecmp, gc, multiprocessing, os, shutil, signal, subprocess, sys, tempfile
 import time, venv, zipfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -20,11 +20,12 @@ LIB, NBS, BIN = settings["lib_name"], settings["nbs_path"], Path(sys.executable)
 # nothing of ours: importing it anew would be a third of all processor time.
 FORKS = multiprocessing.get_context("forkserver")
 IMPORTED = ["torch._dynamo", "torch.distributed.fsdp", "accelerate", "pandas", "pyarrow.parquet",
-            "matplotlib.pyplot", "scipy.stats", "sklearn.cluster", "sentence_transformers", "bm25s",
+            "matplotlib.pyplot", "scipy.stats", "sklearn.cluster", "sentence_transformers", "bm25s", "mteb",
             "nbdev.test", "pytest"]
 
-# of the tables of cases, those that read the project's corpus
-WITH_CORPUS = ("tests/test_contributing", "tests/test_processes")
+# of the tables of cases: those that read the project's corpus; and those that mostly wait, for time-outs,
+# and so run beside the others without taking the place of one
+WITH_CORPUS, WAITING = ("tests/test_contributing",), ("tests/test_processes",)
 
 class Failure(Exception): "A check that did not hold; its text is all that a reader needs."
 
@@ -37,6 +38,7 @@ def end(process):
 def begin(log, folder, work, arguments):
     "In a fork: call `work` in a session of its own, and print into `log`."
     os.setsid()
+    gc.freeze()    # what is imported stays: to look through it would take a fifth of a second each time
     multiprocessing.set_start_method(None, force=True)                        # a fork server hands on its own
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2): os.dup2(output, number)
@@ -257,16 +259,17 @@ def main(*wanted):
             except Failure as failure: text = str(failure)
             except OSError as error: text = f"{type(error).__name__}: {error}"
         return name, time.time() - start, text, left_out
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool, ThreadPoolExecutor(1) as beside:
+        def submitted(check): return (beside if check[0] in WAITING else pool).submit(run, *check)
         try:
-            for done in as_completed([pool.submit(run, *check) for check in checks]):
+            for done in as_completed(map(submitted, checks)):
                 name, seconds, text, left_out = done.result()
                 print(f"{'FAIL' if text else 'ok  '} {seconds:5.1f} s  {name}", flush=True)
                 skipped += [f"{name}: {why}" for why in left_out]
                 if text: failed.append(name), print("     " + text.replace("\n", "\n     "), flush=True)
                 else: passed += 1
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for each in (pool, beside): each.shutdown(wait=False, cancel_futures=True)
             for process in tuple(RUNNING): end(process)
             sys.exit(130)
     for title, lines in (("Skipped:", skipped), ("Failed:", failed)):

@@ -15,11 +15,13 @@ PAGES = {title: BLOCK.findall(page) for title, page in re.findall(r'^## (Add .+?
 
 @pytest.fixture(scope='module')
 def copy(tmp_path_factory):
-    "The checkout without what is computed."
+    """The checkout without what is computed. Of the notebooks only those that the pages change: to export all
+    of them anew takes most of the time."""
     folder = tmp_path_factory.mktemp('checkout')
-    for name in ('gte_nb', 'nbs'):
-        shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__',
-            '.ipynb_checkpoints'))
+    shutil.copytree(ROOT/'gte_nb', folder/'gte_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    for file in {file for page in PAGES.values() for _, file, _ in page if file.endswith('.ipynb')}:
+        (folder/file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT/file, folder/file)
     for name in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/name, folder)
     (folder/'data').mkdir()
     for table in (ROOT/'data').glob('*.csv'): shutil.copy(table, folder/'data')

@@ -1,7 +1,7 @@
 """Folders of sentence-transformers, transformers and model2vec: read with the vectors of the library that
 wrote them, or refused by name. Each case is a folder; its id says the form of the files and what is special.
 The models are tiny, with random weights, written by the installed libraries; nothing is fetched."""
-import json, os, shutil, subprocess, sys, threading
+import json, os, shutil, signal, subprocess, sys, threading
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,6 +21,8 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 
+import gte_nb.model.embedder
+from forked import Run
 from gte_nb.model.embedder import Embedder
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.encoder import Encoder, EncoderConfig, StaticEncoder
@@ -658,13 +660,10 @@ def test_a_kill_while_saving(tmp_path):
     old, new = own_bert(), own_static(True)
     old.save(tmp_path)
     new.save(tmp_path/"new")
-    script = f"""if True:
-        import os, signal
-        from gte_nb.model import embedder
-        model = embedder.Embedder.load({str(tmp_path/"new")!r})
-        embedder.write_settings = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
-        model.save({str(tmp_path)!r})"""
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    def dies():
+        gte_nb.model.embedder.write_settings = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
+        Embedder.load(tmp_path/"new").save(tmp_path)
+    assert Run(dies).wait()[0] == -signal.SIGKILL
     assert (tmp_path/".saving").exists()
     assert difference(Embedder.load(tmp_path).encode(TEXTS), old.encode(TEXTS)) < 1e-6
     new.save(tmp_path)
