@@ -75,10 +75,11 @@ def _tagged(name, tags, right=5, wrong=45):
     return Reranking(name, queries, texts, [dict.fromkeys(few, 1) for few in relevant],
         np.array([[*few, *rest] for few, rest in zip(relevant, others)]))
 
-def _linked(name, links, strangers):
+def _linked(name, links, strangers, most=750):
     "Pairs that somebody has linked, and as many that nobody has; `strangers`: rng → a pair"
     rng = np.random.default_rng(0)
     known = {frozenset(pair) for pair in links}
+    links = [links[i] for i in rng.permutation(len(links))[:most]]
     drawn = dict.fromkeys(pair for pair in (strangers(rng) for _ in range(3*len(links)))
         if len(set(pair)) == 2 and frozenset(pair) not in known)
     pairs = [*links, *list(drawn)[:len(links)]]

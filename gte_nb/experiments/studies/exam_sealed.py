@@ -8,7 +8,7 @@ __all__ = ['ARMS', 'MOST', 'check_open', 'run', 'claims']
 # %% ../../../nbs/experiments/exam_sealed.ipynb #4c512a3e
 import pandas as pd
 
-from ...evaluation.exam import SEALED, exam_tasks
+from ...evaluation.exam import SEALED
 from ..claims import Claim
 from ..miniature import project_corpus
 from ..runner import recorded_rows
@@ -41,7 +41,7 @@ def run(
     if tiny:
         raise ValueError('a sealed exam has no miniature: run that of the open part, gte_experiment exam')
     check_open(arm, seed)
-    return exam.examined(exam.model_of(arm, seed), exam_tasks(project_corpus(), sealed=True))
+    return exam.examined(exam.model_of(arm, seed), exam.tasks_of(sealed=True))
 
 # %% ../../../nbs/experiments/exam_sealed.ipynb #78946fc1
 def claims(
