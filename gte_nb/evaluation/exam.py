@@ -287,9 +287,8 @@ class Entry:
     make: Callable[[str, Corpus], object] # name, corpus → task
     seen: str = '' # where this project has used the texts before; empty: nowhere
 
-PYTHON = 'held-out Python packages'
-_SUITE, _SHORT = 'gte_evaluate, scores', 'most experiments, 300 of the queries'
-_OTHER, _TITLES = 'out_of_distribution, 1,000 of the pairs', 'titles that have a note, as retrieval'
+PYTHON = 'held-out packages'
+_SUITE, _SHORT, _OTHER, _TITLES = 'scores', 'experiments', 'out_of_distribution', 'experiments, in part'
 
 def _tags(name, corpus): return _tagged(name, _bookmarks())
 def _held_out(name, corpus): return _search(name, _python(corpus))
@@ -298,7 +297,7 @@ def _grouped(name, corpus): return _tagged(name, _features())
 def _test_rows(source): return lambda name, corpus: _search(name, corpus.pairs(source, 'test'))
 
 # works → what they share: package, author
-_BING, _PAGES = ('cosqa', 'queries to Bing, public repositories'), ('cherche', 'the owner of Semanlink')
+_BING, _PAGES = ('cosqa', 'queries to Bing, GitHub'), ('cherche', 'the owner of Semanlink')
 _CODE, _WIKI, _BANK = (PYTHON, 'of the packages'), ('gensim', 'Wikipedia'), ('banking77', 'PolyAI')
 _NPM, _SENTENCES = ('npm-packages.csv', 'of the packages'), ('stsbenchmark', 'SemEval 2012 to 2017')
 _CWE, _WEB, _RUFF = ('cwe-sdk', 'MITRE'), ('web-features', 'WebDX Community Group'), ('ruff', 'Astral')
@@ -318,17 +317,17 @@ OPEN = {
         for genre in ('captions', 'news', 'forums')},
     'WordSim-353': Entry('STS', 'gensim', 'Finkelstein et al. 2002', _human, _SUITE),
     'SimLex-999': Entry('STS', 'gensim', 'Hill et al. 2015', _human, _SUITE),
-    'Lee': Entry('STS', 'gensim', 'Lee, Pincombe and Welsh 2005', _human, _SUITE),
+    'Lee': Entry('STS', 'gensim', 'Lee et al. 2005', _human, _SUITE),
     'Banking77': Entry('Classification', *_BANK, _public, _SUITE),
     'Movie reviews': Entry('Classification', 'gensim', 'Pang and Lee 2005', _human, _SUITE),
-    'genre of a sentence': Entry('Classification', *_SENTENCES, _genres, 'other sentences of the same set'),
+    'genre of a sentence': Entry('Classification', *_SENTENCES, _genres, 'sentences, for poolings'),
     'JavaScript: description → package': Entry('Classification', *_NPM, _described, _OTHER),
     'MRPC': Entry('PairClassification', 'mrpc', 'Dolan and Brockett 2005', _public, _SUITE),
     'Python: see also': Entry('PairClassification', *_CODE, _see_also, _SHORT),
     'bookmarks: a rare tag in common': Entry('PairClassification', *_PAGES, _shared_tag, _TITLES),
     'Banking77: intents': Entry('Clustering', *_BANK, _intents, _SUITE),
     'Python: summaries by package': Entry('Clustering', *_CODE, _summaries, _SUITE),
-    'Wikipedia: sections by article': Entry('Clustering', *_WIKI, _articles, 'sections, as retrieval'),
+    'Wikipedia: sections by article': Entry('Clustering', *_WIKI, _articles, 'experiments, in part'),
     'bookmarks: titles by tag': Entry('Clustering', *_PAGES, _one_tag, _TITLES)}
 
 SEALED = {
