@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORKS', 'SAME_AUTHORS', 'PYTHON', 'OPEN', 'SEALED', 'TYPES', 'authors', 'trained_packages', 'Entry', 'exam_tasks',
-           'task_texts', 'training_texts', 'over_types']
+           'task_texts', 'training_texts', 'type_weights', 'over_types']
 
 # %% ../../nbs/machinery/exam.ipynb #e8d968a9
 import csv, json, re, subprocess, tarfile
@@ -377,13 +377,20 @@ def training_texts(
         for side in ('query', 'document') for text in pairs[side]}
 
 # %% ../../nbs/machinery/exam.ipynb #3da410b9
+def type_weights(
+    tasks, # names
+    types: dict[str, str] = TYPES, # task → its type
+) -> dict[str, float]: # task → weight; their mean is 1
+    "With these weights the mean of the tasks is the mean over types."
+    counts = Counter(types[name] for name in tasks)
+    return {name: len(tasks) / len(counts) / counts[types[name]] for name in tasks}
+
 def over_types(
     differences: dict[str, np.ndarray], # task → (seeds, items) or (items,): differences, or scores
     types: dict[str, str] = TYPES, # task → its type
 ) -> np.ndarray: # (seeds, tasks), whose mean is the mean over types
     "What each task adds to the mean over types; `two_way` makes an interval of it in which tasks are random."
-    counts = Counter(types[name] for name in differences)
-    weights = np.array([len(differences) / len(counts) / counts[types[name]] for name in differences])
+    weights = np.array([*type_weights(differences, types).values()])
     means = np.stack([np.atleast_2d(values).mean(1) for values in differences.values()], axis=1)
     mean = (weights * means).mean()
     return mean + weights * (means - mean)
