@@ -66,19 +66,19 @@ def model_of(
 def examined(
     model, # as `measure` takes it
     tasks: list, # of the exam
-) -> list[dict]: # step, metric, value; items: of every task, empty where the model cannot do it; made
-    "A row for all tasks, and one for each."
-    words, rows, items = isinstance(model, BM25), [], []
+) -> list[dict]: # step, metric, value, made; items: of a task
+    "A row for all tasks, and one for each that the model can do."
+    words, items = isinstance(model, BM25), {}
     asked = model if words else remembering(model)
     key = f'bm25-{model.k1}-{model.b}' if words else f'{model_hash(model)}-{model.max_length}'
     for task in tasks:
         found = _measured(asked, key, task)               # kept: a large model needs many minutes
-        items.append(found.values[task.metric] if found else np.array([]))
-        if found: rows.append(dict(step=0, metric=task.name, value=round(float(items[-1].mean()), 6)))
-    scores = over_types({task.name: values for task, values in zip(tasks, items) if len(values)})
+        if found: items[task.name] = found.values[task.metric]
+    rows = [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values])
+        for name, values in items.items()]
     made: dict[str, Any] = dict(exams={task.name: task.key for task in tasks})
     if not words: made['model'] = model_hash(model)
-    return [dict(step=0, metric='exam', value=round(float(scores.mean()), 6), items=items, made=made), *rows]
+    return [dict(step=0, metric='exam', value=round(float(over_types(items).mean()), 6), made=made), *rows]
 
 def run(
     arm: str, # one of ARMS
@@ -96,12 +96,12 @@ def differences(
     rows: pd.DataFrame, # recorded
     ours: str, # one of ARMS
     theirs: str, # another
-    tasks: tuple[str, ...] = tuple(OPEN), # the part that the rows are of, in its order
+    tasks: tuple[str, ...] = tuple(OPEN), # the part that the rows are of
 ) -> dict[str, np.ndarray]: # task → (seeds, items) ours − theirs; without tasks that one of them cannot do
     "Task by task."
     both = [task for task in tasks if task in SEARCH or 'BM25' not in (ours, theirs)]
-    return {task: item_scores(rows, ours, 'exam', part).to_numpy() - item_scores(rows, theirs, 'exam',
-        part).to_numpy() for part, task in enumerate(tasks) if task in both}
+    return {task: item_scores(rows, ours, task).to_numpy() - item_scores(rows, theirs, task).to_numpy()
+        for task in both}
 
 def by_author(
     found: dict[str, np.ndarray], # of `differences`
