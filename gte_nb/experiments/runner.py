@@ -390,7 +390,9 @@ def item_scores(
 ) -> 'pd.DataFrame': # a row per seed, a column per query
     "The scores behind a mean. Raises ValueError when there are none."
     import pandas as pd
-    found = rows[(rows['arm'] == arm) & (rows['metric'] == metric)].set_index('seed')['items'].sort_index()
+    # two columns only: to take all of them would be most of the work
+    at = np.flatnonzero((rows['arm'] == arm) & (rows['metric'] == metric))
+    found = rows['items'].iloc[at].set_axis(rows['seed'].iloc[at]).sort_index()
     if found.empty or not len(found.iloc[0]):
         arms = ', '.join(dict.fromkeys(rows['arm']))
         raise ValueError(f'{arm} has no items of {metric}; the arms are {arms}')

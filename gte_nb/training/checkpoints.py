@@ -118,7 +118,8 @@ def writable(
     "Create a folder. Raises ValueError when it cannot be written."
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder)/'.writable').touch(); (Path(folder)/'.writable').unlink()
+        (Path(folder)/'.writable').touch()
+        (Path(folder)/'.writable').unlink(missing_ok=True)    # several processes of one run ask at once
     except OSError as error:
         raise ValueError(f'{folder} cannot be written ({error.strerror}); give another --out') from None
 

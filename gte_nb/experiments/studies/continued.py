@@ -65,7 +65,7 @@ def continued(
         # kept: validation and test look at the same model
         folder = (None if tiny else runs_folder()/'miniature'
             /f'continued-{way}-{i}-{seed}-{project_corpus().fingerprint}')
-        if tiny: recipe = replace(shrunk(recipe), sources=('exception_message',))
+        if tiny: recipe = replace(shrunk(recipe), sources=('newsgroup',))
         fit(embedder, recipe, seed, pair_batches if recipe.stage == 1 else triple_batches, folder)
         if folder: embedder = Embedder.load(folder, dropout=0.)
     return embedder
@@ -104,7 +104,7 @@ def run(
     """Validation: every weight of a way. Test: the way and the weight that gain most on the task on which
     they gain least."""
     (part, way, _), packaged = arm.split('/'), Embedder.load(dropout=0.)
-    weights: tuple[float, ...] = (0.,) if way == 'start' else WEIGHTS
+    weights: tuple[float, ...] = (0.,) if way == 'start' else WEIGHTS[1::2] if tiny else WEIGHTS
     if way == 'chosen':
         way, weight = ('gentle', 0.5) if tiny else chosen(recorded_rows('continued'))
         weights = (weight,)

@@ -202,7 +202,7 @@ def run(
     first, tuned = start(model, 0), {}
 
     def choose():
-        for rate in rates(model, name):
+        for rate in rates(model, name)[:2 if small else None]:
             tuned[rate] = (embedder := deepcopy(first)), *finetuned(embedder, what, steps, rate, 0)
         return {rate: float(what.validation.measure(embedder)[what.validation.metric].mean())
             for rate, (embedder, *_) in tuned.items()}
