@@ -126,6 +126,12 @@ class Excluded:
         if ids is not None:                                               # the two that each text answers to
             pair, negative = ids[:, :2].contiguous(), ids[:, 2:][present]
             self.ids = dict(q=pair, d=pair, h=torch.stack([negative, negative], 1))
+            # which texts share an id with one of another row or with a hard negative: the other tiles need no
+            # mask
+            known, times = torch.cat([pair[:, 0], pair[pair[:, 0] != pair[:, 1], 1], negative]).unique(
+                return_counts=True)
+            self.shared = {kind: torch.isin(texts, known[times > 1]).any(1).cpu().numpy()
+                for kind, texts in self.ids.items()}
 
     def __call__(
         self,
@@ -150,9 +156,9 @@ class Excluded:
             nearer = self.nearer(asking_kind, asking, kind, candidates)
             if is_pair is not None: nearer &= ~is_pair
             excluded = nearer if excluded is None else nearer | excluded
-        if self.ids is None: return excluded
+        if self.ids is None or not (self.shared[asking_kind][asking].any()
+                and self.shared[kind][candidates].any()): return excluded
         asking_ids, ids = self.ids[asking_kind][asking], self.ids[kind][candidates]    # (·, 2)
-        if not torch.isin(asking_ids, ids).any(): return excluded
         one, other = asking_ids[:, :1], asking_ids[:, 1:]
         same = (one == ids[:, 0]) | (one == ids[:, 1]) | (other == ids[:, 0]) | (other == ids[:, 1])
         if is_pair is not None: same &= ~is_pair
