@@ -185,7 +185,8 @@ def graph_rows(
     index, start = SearchIndex(vectors=vectors), process_time()
     index.link()
     values = {'graph, link seconds': process_time() - start}
-    ways = {'exact': partial(index.search, k=10), 'graph': partial(index.search, k=10, approximate=True)}
+    ways = {'exact': partial(index.search, k=10)} | {f'graph, {count} rescored': partial(index.search, k=10,
+        approximate=True, oversampling=count//10) for count in (100, 1_000)}
     exact = ways['exact'](queries).rows
     for name, search in ways.items(): values |= _compared(name, search(queries).rows, exact, right)
     with tempfile.TemporaryDirectory() as folder:
