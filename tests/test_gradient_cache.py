@@ -6,6 +6,7 @@ import torch
 from gte_nb.data.batches import Batch
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import Encoder, EncoderConfig
+from gte_nb.training import chunks
 from gte_nb.training.chunks import ChunkedBatch, plan
 from gte_nb.training.gradient_cache import _embed, _replay, backward
 
@@ -73,3 +74,28 @@ def test_a_replay_gives_the_gradient_of_the_graphs(embedder):
             if p.grad is not None]))
         embedder.encoder.zero_grad()
     assert gradients[0].any() and gradients[0].equal(gradients[1])
+
+def test_free_memory_decides_how_many_graphs_are_kept_and_nothing_else(embedder, monkeypatch):
+    _, _, chunk = planned(embedder, None)
+    kept, cuts, gradients = [], [], []
+    for free in (0, 64 << 30):
+        monkeypatch.setattr('gte_nb.training.chunks.free_memory', lambda free=free: free)
+        monkeypatch.setattr('gte_nb.training.chunks.graph_memory', lambda *_: int(1.5*chunk))
+        work = ChunkedBatch(embedder, SOME, 'fp32', None, 7)
+        kept.append(len(_embed(work)[1]))
+        cuts.append([rows.tolist() for rows in work.chunks])
+        backward(embedder, SOME, temperature=0.05, seed=7)
+        gradients.append(torch.cat([p.grad.flatten() for p in embedder.encoder.parameters()
+            if p.grad is not None]))
+        embedder.encoder.zero_grad()
+    assert kept == [1, len(cuts[0])] and len(cuts[0]) > 1 and cuts[0] == cuts[1]
+    assert gradients[0].any() and gradients[0].equal(gradients[1])
+
+@pytest.mark.parametrize('limit, used, left', [('max', '5', None), ('1000', '300', 700), (None, None, None)])
+def test_a_container_s_limit_counts(limit, used, left, tmp_path, monkeypatch):
+    if limit:
+        (tmp_path/'memory.max').write_text(limit)
+        (tmp_path/'memory.current').write_text(used)
+    monkeypatch.setattr(chunks, 'Path', lambda root, name: tmp_path/name)
+    free = chunks.free_memory.__wrapped__()            # without what it remembers
+    assert free == left if left else free > 1 << 20
