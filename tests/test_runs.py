@@ -13,7 +13,7 @@ from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.encoder import StaticEncoder
 from gte_nb.data.batches import Batch
 from gte_nb.training.triples import siblings
-from gte_nb.training.checkpoints import finished_run, read_log
+from gte_nb.training.checkpoints import finished_run, read_log, writable
 from gte_nb.training.gauges import (draw_gauges, held_out_gauges, ranks_from_scores, retrieval_gauge,
     signatures,
     token_gauge)
@@ -106,6 +106,11 @@ def test_an_out_that_cannot_be_written(place, out):
     said = refused(place.start('--out', place.folder/out))
     assert 'cannot be written' in said and 'give another --out' in said
     assert not list(place.cache.glob('tokens/*'))                         # it is asked before the work
+
+def test_processes_of_a_run_ask_at_once_whether_a_folder_can_be_written(tmp_path):
+    def ask():
+        for _ in range(2000): writable(tmp_path)
+    for run in [Run(ask) for _ in range(3)]: done(run)
 
 def test_a_finished_run_is_found_again(place):
     done(place.start())
