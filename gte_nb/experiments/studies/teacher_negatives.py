@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCE', 'OTHERS', 'PAIRS', 'NEW', 'MOST_OF', 'SHOWN', 'MARGIN', 'MINED', 'ARMS', 'texts', 'teacher', 'nearest',
-           'same_words', 'mined', 'material', 'run', 'claims']
+           'same_words', 'mined', 'negatives', 'token_ids', 'run', 'claims']
 
 # %% ../../../nbs/experiments/teacher_negatives.ipynb #803c26a7
 from dataclasses import replace
@@ -21,7 +21,7 @@ from ...data.batches import Batch
 from ...data.sampler import MixtureSampler
 from ...data.tokens import training_pairs
 from ..claims import Claim
-from ..miniature import (SECOND, UNSEEN, cell, exam_hash, marks, model_hash, project_corpus,
+from ..miniature import (SECOND, UNSEEN, cell, exam_hash, model_hash, project_corpus,
                                           second_start, start)
 from ..runner import by_task
 from .hard_negatives import ROWS, crowd, negative_rows, pairs
@@ -118,23 +118,33 @@ def mined(
     name = f"teacher-{kind}-{'tiny-' if tiny else ''}{project_corpus().fingerprint}.json"
     return kept(runs_folder()/'miniature'/name, find)
 
-def material(
+def negatives(
     arm: str, # one of ARMS
-    embedder: Embedder, # finds the negatives of 'model'
+    embedder: Embedder, # finds those of 'model'
     seed: int, # of what is random
     tiny: bool = False, # for tests
-) -> tuple[pd.DataFrame, list[str], np.ndarray]: # pairs; texts; (pairs, k) which of the texts are negatives
-    "What an arm trains on."
+) -> np.ndarray: # (pairs, k) places among the documents; -1 where there is none
+    "Which documents an arm sets against its pairs."
     kind, _, few = arm.partition('/')
-    if few:
-        rows = 60 if tiny else ROWS
-        table = pairs(SOURCE, rows)
-        return table, table['document'].tolist(), negative_rows(kind, SOURCE, embedder, seed, rows)
+    if few: return negative_rows(kind, SOURCE, embedder, seed, 60 if tiny else ROWS)
     (table, documents), (kind, _, k) = texts(tiny), kind.partition(' x')
-    if kind in MINED: return table, documents, np.array(mined(kind, tiny)['places'])[:, :int(k)]
-    count = int(k or 0)
-    away = np.random.default_rng(seed).integers(1, len(table), (len(table), count))
-    return table, table['document'].tolist(), (np.arange(len(table))[:, None] + away) % len(table)
+    if kind in MINED: return np.array(mined(kind, tiny)['places'])[:, :int(k)]
+    away = np.random.default_rng(seed).integers(1, len(table), (len(table), int(k or 0)))
+    others = (np.arange(len(table))[:, None] + away) % len(table)
+    return table['document'].map({text: i for i, text in enumerate(documents)}).to_numpy()[others]
+
+@cache
+def token_ids(
+    few: bool, # the pairs of the earlier experiment, whose documents alone can be negatives
+    tiny: bool = False, # for tests
+) -> list[list[np.ndarray]]: # of the queries, of their documents, of the documents that can be negatives
+    "The texts as all models of this experiment read them."
+    table, documents = texts(tiny)
+    if few: documents = (table := pairs(SOURCE, 60 if tiny else ROWS))['document'].tolist()
+    tokenize = start(SECOND, 0).tokenize
+    sides = (table['query'].tolist(), SECOND.query_tokens), *((some, SECOND.document_tokens)
+        for some in (table['document'].tolist(), documents))
+    return [tokenize(some, length) for some, length in sides]
 
 def run(
     arm: str, # one of ARMS
@@ -143,21 +153,18 @@ def run(
 ) -> list[dict]: # step, metric, value, pairs, items, made
     "Fine-tune with such negatives, look at the source in both pools, and at the other domains."
     def batches(embedder, corpus, recipe, seed):
-        table, others, places = material(arm, embedder, seed, tiny)
-        queries = embedder.tokenize(table['query'].tolist(), recipe.query_tokens)
-        documents, negatives = (embedder.tokenize(list(some), recipe.document_tokens)
-            for some in (table['document'], others if places.size else ['']))
-        sampler = MixtureSampler([len(table)], recipe.batch_size, seed=seed)
+        queries, documents, others = token_ids('/' in arm, tiny)
+        places = negatives(arm, embedder, seed, tiny)
+        sampler = MixtureSampler([len(queries)], recipe.batch_size, seed=seed)
         def batch_at(step):
             rows = sampler[step][1]
-            chosen = [negatives[place] if place >= 0 else negatives[0][:0] for place in places[rows].ravel()]
+            chosen = [others[place] if place >= 0 else others[0][:0] for place in places[rows].ravel()]
             return Batch([queries[row] for row in rows], [documents[row] for row in rows], chosen or None)
         return batch_at
     batches.__name__ = f'{arm} of {PAIRS}'
     n = 20 if tiny else 10_000                                         # queries of a domain: all there are
-    exams: dict[str, Any] = dict(own=lambda embedder: marks(embedder, (SOURCE,), rows=n),
-        crowd=crowd(SOURCE, 60 if tiny else 10**6, n),
-        others=lambda embedder: marks(embedder, OTHERS, rows=n))
+    exams: dict[str, Any] = dict(own=crowd(SOURCE, 0, n), crowd=crowd(SOURCE, 60 if tiny else 10**6, n),
+        others=lambda embedder: [crowd(source, 0, n)(embedder)[0] for source in OTHERS])
     if '/' in arm: exams['old crowd'] = crowd(SOURCE, 60 if tiny else ROWS, 20 if tiny else 300)
     found = cell(replace(SECOND, sources=(SOURCE,)), seed + NEW, start if tiny else second_start, batches,
         exams, tiny=tiny)
