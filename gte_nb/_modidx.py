@@ -1348,8 +1348,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                  'gte_nb/experiments/studies/judged.py'),
                                                    'gte_nb.experiments.studies.judged.judged_batches': ( 'experiments/judged.html#judged_batches',
                                                                                                          'gte_nb/experiments/studies/judged.py'),
-                                                   'gte_nb.experiments.studies.judged.rates': ( 'experiments/judged.html#rates',
-                                                                                                'gte_nb/experiments/studies/judged.py'),
                                                    'gte_nb.experiments.studies.judged.run': ( 'experiments/judged.html#run',
                                                                                               'gte_nb/experiments/studies/judged.py'),
                                                    'gte_nb.experiments.studies.judged.tasks': ( 'experiments/judged.html#tasks',

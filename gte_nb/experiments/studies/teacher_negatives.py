@@ -36,10 +36,10 @@ SOURCE = 'headword_example'
 OTHERS = tuple(source for source in UNSEEN if source != SOURCE)
 PAIRS, NEW = 10_000, 100      # to train on; what is added to a seed: no other study has such seeds
 MOST_OF, SHOWN, MARGIN = 7, 20, 0.05   # negatives of a pair; nearest that BM25 is shown; cosine
-MINED = ('teacher', 'inside', 'outside', 'margin', 'unfiltered')   # by the teacher
+MINED = ('teacher', 'inside', 'outside', 'unfiltered')   # by the teacher
 ARMS = ('random/6000', 'random x7/6000', 'model x7/6000',
-        'none', 'random x1', 'random x7', 'teacher x1', 'teacher x4', 'teacher x7',
-        'inside x7', 'outside x7', 'margin x7', 'unfiltered x7')
+        'none', 'random x7', 'teacher x1', 'teacher x4', 'teacher x7', 'inside x7', 'outside x7',
+        'unfiltered x7')
 
 @cache
 def texts(
@@ -108,7 +108,7 @@ def mined(
     def find():
         places, above = nearest(kind, kind != 'unfiltered', tiny)
         words = same_words(places, tiny)
-        passed = (places >= 0) & ~(words & (kind not in ('margin', 'unfiltered')))
+        passed = (places >= 0) & ~(words & (kind != 'unfiltered'))
         order = np.argsort(~passed, axis=1, kind='stable')[:, :MOST_OF]
         chosen = np.where(*(np.take_along_axis(part, order, 1) for part in (passed, places)), -1)
         first = places[:, :MOST_OF] >= 0
@@ -161,14 +161,13 @@ def run(
             chosen = [others[place] if place >= 0 else others[0][:0] for place in places[rows].ravel()]
             return Batch([queries[row] for row in rows], [documents[row] for row in rows], chosen or None)
         return batch_at
-    batches.__name__ = f'{arm} of {PAIRS}'
-    n = 20 if tiny else 10_000                                         # queries of a domain: all there are
+    n, some = (20, OTHERS[-2:]) if tiny else (10_000, OTHERS)          # queries of a domain: all there are
     exams: dict[str, Any] = dict(own=crowd(SOURCE, 0, n), crowd=crowd(SOURCE, 60 if tiny else 10**6, n),
-        others=lambda embedder: [crowd(source, 0, n)(embedder)[0] for source in OTHERS])
+        others=lambda embedder: [crowd(source, 0, n)(embedder)[0] for source in some])
     if '/' in arm: exams['old crowd'] = crowd(SOURCE, 60 if tiny else ROWS, 20 if tiny else 300)
     found = cell(replace(SECOND, sources=(SOURCE,)), seed + NEW, start if tiny else second_start, batches,
-        exams, tiny=tiny)
-    found[0]['made']['exams'] = dict(own=exam_hash((SOURCE,), rows=n), others=exam_hash(OTHERS, rows=n))
+        exams, tuned=False, tiny=tiny)
+    found[0]['made']['exams'] = dict(own=exam_hash((SOURCE,), rows=n), others=exam_hash(some, rows=n))
     if (kind := arm.split(' x')[0]) not in MINED: return found
     shares = {name: value for name, value in mined(kind, tiny).items() if name != 'places'}
     return found + [dict(found[0], metric=f'false by {name}' if name != 'found' else name, value=value,
