@@ -178,11 +178,10 @@ def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
     "Whether seven near misses are worth more than random negatives, in the full pool."
-    pairs_of = {'seven hard negatives beat one random one: dictionary, new seeds, full pool':
-                    ('model x7/6000', 'random/6000'),
-                "a teacher's seven hard negatives beat seven random ones: dictionary, full pool":
-                    ('teacher x7', 'random x7'),
-                "a teacher's hard negatives need filters: dictionary, full pool": ('teacher x7',
-                'unfiltered x7')}
-    return [Claim(said, {'difference': by_task(rows, ours, theirs, 'crowd', (SOURCE,))}, added=True)
-            for said, (ours, theirs) in pairs_of.items() if {ours, theirs} <= set(rows['arm'])]
+    compared = {
+        'seven hard negatives beat one random one': ('model x7/6000', 'random/6000'),
+        "a teacher's seven hard negatives beat seven random ones": ('teacher x7', 'random x7'),
+        "filters make a teacher's seven hard negatives better": ('teacher x7', 'unfiltered x7')}
+    return [Claim(f'{said}: dictionary, full pool',
+        {'difference': by_task(rows, *arms, 'crowd', (SOURCE,))}, added=True)
+            for said, arms in compared.items() if {*arms} <= set(rows['arm'])]
