@@ -65,7 +65,7 @@ def continued(
         # kept: validation and test look at the same model
         folder = (None if tiny else runs_folder()/'miniature'
             /f'continued-{way}-{i}-{seed}-{project_corpus().fingerprint}')
-        if tiny: recipe = replace(shrunk(recipe), sources=('newsgroup',))
+        if tiny: recipe = replace(shrunk(recipe), sources=('see_also',))
         fit(embedder, recipe, seed, pair_batches if recipe.stage == 1 else triple_batches, folder)
         if folder: embedder = Embedder.load(folder, dropout=0.)
     return embedder
