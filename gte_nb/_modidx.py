@@ -1923,6 +1923,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'gte_nb.model.bm25._beyond_ascii': ('machinery/bm25.html#_beyond_ascii', 'gte_nb/model/bm25.py'),
                                    'gte_nb.model.bm25.code_words': ('machinery/bm25.html#code_words', 'gte_nb/model/bm25.py')},
             'gte_nb.model.dropout': { 'gte_nb.model.dropout.Dropout': ('machinery/dropout.html#dropout', 'gte_nb/model/dropout.py'),
+                                      'gte_nb.model.dropout.Dropout.__init__': ( 'machinery/dropout.html#dropout.__init__',
+                                                                                 'gte_nb/model/dropout.py'),
                                       'gte_nb.model.dropout.Dropout.forward': ( 'machinery/dropout.html#dropout.forward',
                                                                                 'gte_nb/model/dropout.py'),
                                       'gte_nb.model.dropout.dot_product_attention': ( 'machinery/dropout.html#dot_product_attention',

@@ -30,6 +30,11 @@ def dropout(
 
 class Dropout(nn.Dropout):
     "`dropout` while it trains, nothing otherwise."
+    def __init__(
+        self,
+        p: float = 0.5, # probability with which a number becomes 0
+    ): super().__init__(p)
+
     def forward(
         self,
         input: torch.Tensor, # any shape

@@ -169,9 +169,9 @@ PUBLISHED = {'retrieval': 'Retrieval', 'STS': 'STS', 'clustering': 'Clustering'}
 
 def claims(
     rows: pd.DataFrame, # recorded
-) -> list[Claim]: # those whose arms are recorded
+) -> list[Claim]: # those whose arms are recorded, with two seeds or more
     "Stage 2 on judged data, by category, on tests of other data sets, as most of MTEB is."
-    if not {'all judged', 'stage 1'} <= set(rows['arm']): return []
+    if not {'all judged', 'stage 1'} <= set(rows['arm']) or rows['seed'].nunique() < 2: return []
     def other(category): return tuple(task for task in TASKS[category] if task not in OWNERS)
     return [Claim(f'stage 2 on judged data improves {category}',
         {'on other data': by_task(rows, 'all judged', 'stage 1',

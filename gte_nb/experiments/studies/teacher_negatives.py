@@ -176,7 +176,7 @@ def run(
 # %% ../../../nbs/experiments/teacher_negatives.ipynb #d163aaaa
 def claims(
     rows: pd.DataFrame, # recorded
-) -> list[Claim]: # those whose arms are recorded
+) -> list[Claim]: # those whose arms are recorded, with two seeds or more
     "Whether seven near misses are worth more than random negatives, in the full pool."
     compared = {
         'seven hard negatives beat one random one': ('model x7/6000', 'random/6000'),
@@ -184,4 +184,4 @@ def claims(
         "filters make a teacher's seven hard negatives better": ('teacher x7', 'unfiltered x7')}
     return [Claim(f'{said}: dictionary, full pool',
         {'difference': by_task(rows, *arms, 'crowd', (SOURCE,))}, added=True)
-            for said, arms in compared.items() if {*arms} <= set(rows['arm'])]
+            for said, arms in compared.items() if {*arms} <= set(rows['arm']) and rows['seed'].nunique() > 1]
