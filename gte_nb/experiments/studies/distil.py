@@ -13,7 +13,7 @@ from time import process_time
 
 import numpy as np
 
-from ...evaluation.evaluate import vectors
+from ...evaluation.evaluate import vectors, wordllama_model
 from ...evaluation.tasks import find_tasks
 from ..miniature import SOURCES, project_corpus
 from ...model.embedder import Embedder, minilm_folder
@@ -28,7 +28,7 @@ ARMS: dict[str, dict] = { # what is distilled here: fields of `Distillation`
     'model2vec 256': {}, 'table 256': dict(width=256), 'two layers': dict(keep_layers=(0, 5)),
     'one layer': dict(keep_layers=(5,)),
     'half the steps': dict(keep_layers=(0, 2, 5), steps=1500),
-    'with layer 3': dict(keep_layers=(0, 3, 5), steps=1500)}
+    'with layer 3': dict(keep_layers=(0, 3, 5), steps=1500), 'wordllama': {}}
 MOST = dict.fromkeys(ARMS, 1)
 TASKS = ('CoSQA', 'packages', 'STSBenchmark', 'MRPC', 'Banking77', 'newsgroups', 'Reuters topics',
          'academic: title → abstract', 'Wikipedia: section title → text', 'news: headline → story',
@@ -77,6 +77,7 @@ def run(
     import pandas as pd
     made, rows = dict(), []
     if arm in ('teacher', 'cut'): model = Embedder.load(keep_layers=(0, 2, 5) if arm == 'cut' else None)
+    elif arm == 'wordllama': model = wordllama_model()
     elif not ARMS[arm]: model = _model2vec(int(arm.split()[1]))
     else:
         folder, seconds = _distilled(arm, seed, tiny)
