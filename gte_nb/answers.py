@@ -38,9 +38,8 @@ def of_packages(
     def read():
         for rows, missing in installed_functions(packages, PATIENCE):
             if not rows and not missing:
-                raise ValueError(f"{packages or 'this environment'} holds no public function with a "
-                                 "summary; name "
-                                 'packages that have some')
+                raise ValueError(f"{packages or 'this environment'} holds no public function with a summary; "
+                                 "name packages that have some")
             yield [dict(row, text=function_text(row)) for row in rows], missing
     return World(['functions', sys.prefix, packages], [environment_stamp()], read, FUNCTION_TOKENS)
 

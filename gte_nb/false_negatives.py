@@ -49,8 +49,7 @@ def _guide_units(guide, mask, device):
     if not k: del kinds['h']
     if len(guide) != len(kinds):
         raise ValueError(f"guide has {len(guide)} tensors of vectors, and this batch needs {len(kinds)}: of "
-                         "its "
-                         f"{', of its '.join(kinds.values())}")
+                         f"its {', of its '.join(kinds.values())}")
     units = {'h': mask.new_zeros(0, guide[0].shape[-1], dtype=guide[0].dtype).float()}
     for (kind, name), vectors in zip(kinds.items(), guide):
         places = (n, k) if kind == 'h' else (n,)
@@ -63,8 +62,7 @@ def _guide_units(guide, mask, device):
         length = vectors.norm(dim=1, keepdim=True)
         if not ((length > 0) & length.isfinite()).all():
             raise ValueError(f'guide has a zero or not finite vector among its {name}; it cannot judge such '
-                             'a '
-                             'text, so leave its row out or take another guide')
+                             'a text, so leave its row out or take another guide')
         units[kind] = vectors / length
     return units
 

@@ -176,10 +176,9 @@ class _Model:
         "Raises ValueError when the folder holds another model than that of the index."
         if model_stamp(self.given) == self.about['stamp'] or model_hash(self.given) == self.about['hash']:
             return
-        raise ValueError(f"the index was made by the model {self.about['hash']} from "
-                         f"{self.about['folder']}, and "
-                         f'{self.given} holds {model_hash(self.given)}; build the index again, or give its '
-                         'model')
+        raise ValueError(f"the index was made by the model {self.about['hash']} from {self.about['folder']}, "
+                         f"and {self.given} holds {model_hash(self.given)}; build the index again, or give "
+                         "its model")
 
     def encode(self, texts, kind):
         "Vectors of unit length; of queries without PyTorch if possible."
@@ -277,8 +276,7 @@ class SearchIndex:
         width = self.width if ranges is None else ranges.shape[1]
         if width not in (None, vectors.shape[1]):
             raise ValueError(f'the index holds vectors of {width} numbers, and these have '
-                             f'{vectors.shape[1]}; '
-                             'give vectors of the same model')
+                             f'{vectors.shape[1]}; give vectors of the same model')
         return vectors
 
     def _query_vectors(self, queries):

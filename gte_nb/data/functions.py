@@ -112,8 +112,7 @@ def package_names(
     named = {name.strip() for name in packages.split(',')} - {''}
     if missing := sorted(name for name in named if installed_version(name) is None):
         raise ValueError(f"not installed: {', '.join(missing)}; install with pip, or check the spelling "
-                         "with: "
-                         'pip list')
+                         "with: pip list")
     return sorted(named)
 
 def installed_functions(

@@ -434,8 +434,7 @@ def gte_mine(
     for source, removed in corpus.manifest['cleaning'].items():
         if 2*removed['LANGUAGE'] > removed['train']:
             print(f"{source}: {removed['LANGUAGE']:,} of {removed['train']:,} training rows are flagged as "
-                  "not English; "
-                  'gte_pretrain --uncleaned trains on them')
+                  "not English; gte_pretrain --uncleaned trains on them")
     if packages is None and (other := unlike_recorded(corpus)):
         print("Not the rows that data/sources.csv records, so do not compare results with recorded ones: "
               f"{', '.join(other)}")

@@ -490,8 +490,8 @@ def pod_pairs(
     report_unread(refused, len(files))
     if not rows:
         print("No Perl subs with POD "
-              f"{f'in {folder}' if folder else 'on this machine, for there is no perl'}; on Debian or "
-              "Ubuntu the package perl has some")
+              f"{f'in {folder}' if folder else 'on this machine, for there is no perl'}; on Debian or Ubuntu "
+              "the package perl has some")
     return _clean(rows)
 
 # %% ../../nbs/machinery/languages.ipynb #13d3d10c

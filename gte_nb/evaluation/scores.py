@@ -499,10 +499,9 @@ def zero_shot_claims() -> list[str]: # sentences
             differences = _domain_differences(ours, theirs)
             domains, better, worse = len(differences), (differences[:, 1] > 0).sum(), (differences[:,
                 2] < 0).sum()
-            claims.append(f'{ours[0]}, stage 1, is better than {name} on {better} of {domains} '
-                          f'domains, worse on {worse}, and cannot be told from it on '
-                          f'{domains - better - worse}; MRR@10 differs by {differences[:, 0].mean():+.3f} on '
-                          'average.')
+            claims.append(f'{ours[0]}, stage 1, is better than {name} on {better} of {domains} domains, '
+                          f'worse on {worse}, and cannot be told from it on {domains - better - worse}; '
+                          f'MRR@10 differs by {differences[:, 0].mean():+.3f} on average.')
     return claims
 
 # %% ../../nbs/machinery/scores.ipynb #e72fa920

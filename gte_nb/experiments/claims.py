@@ -237,17 +237,14 @@ def scoreboard() -> 'Markdown': # of IPython
             'the board is shown by IPython, which is not installed: pip install ipython') from None
     if not (every := all_claims()):
         raise FileNotFoundError(f"{data_folder()/'results'} holds no recorded rows: they travel with a "
-                                "checkout of the project, "
-                                'not with the installed package; call this in one')
+                                "checkout of the project, not with the installed package; call this in one")
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
     notes = [
         '*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn',
         'at random like these; where there is one task, other packages of it. An interval is 95% for itself; '
         'a verdict in',
         'bold is corrected for their number: the chance that any such verdict of its kind, in its column '
-        'and table, is '
-        'wrong is at most 5% (Holm). *Equivalent*: '
-        'inside of',
+        'and table, is wrong is at most 5% (Holm). *Equivalent*: inside of',
         f"±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would "
         'have been told from 0',
         'in 80 of 100 cases.']

@@ -58,8 +58,7 @@ class OnnxEncoder:
         self.inputs = [put.name for put in self.session.get_inputs()]
         if not states or not {'input_ids'} <= set(self.inputs) <= set(_INPUTS):
             raise ValueError(f"{file} makes {', '.join(sorted(outputs))} of {', '.join(self.inputs)}, and "
-                             "not "
-                             f'hidden states of token ids; {_again(file)}')
+                             f"not hidden states of token ids; {_again(file)}")
         self.output, self.run = states[0], onnxruntime.RunOptions()
         self.run.only_execute_path_to_fetches = True         # no second pooling
 
@@ -168,8 +167,7 @@ def encoder_of(
     if precision not in PRECISIONS[backend]:
         other = next(name for name, names in PRECISIONS.items() if precision in names)
         raise ValueError(f'backend={backend!r} computes in {" or ".join(PRECISIONS[backend])}; {precision} '
-                         'is '
-                         f'to be had with backend={other!r}')
+                         f'is to be had with backend={other!r}')
     if backend == 'torch': return embedder.encoder if precision == 'fp32' else _rounded(embedder.encoder)
     import torch
     key = precision, torch.get_num_threads(), *weight_state(embedder.encoder)

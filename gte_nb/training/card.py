@@ -293,10 +293,9 @@ def _limits(embedder, history):
            'texts are read, and not what it has learnt from.') if queries else ''
     languages = ('Other languages than English were not trained on.' if _languages(history)[0]
                  else 'The languages of its training texts are not recorded.')
-    return (f'- What stands after the first {length} tokens of a text is not read.{cut}\n'
-            f'- {languages} What is not in the table of results was not measured.\n'
-            '- A cosine is no probability, and a high one no statement of fact. Prejudices of the training '
-            'texts were not looked for.')
+    return (f'- What stands after the first {length} tokens of a text is not read.{cut}\n- {languages} What '
+            'is not in the table of results was not measured.\n- A cosine is no probability, and a high one '
+            'no statement of fact. Prejudices of the training texts were not looked for.')
 
 def _training_table(history):
     "Everything that a run records, a column for each."

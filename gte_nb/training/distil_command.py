@@ -45,8 +45,7 @@ class Distillation:
     def __post_init__(self):
         if bool(self.keep_layers) == bool(self.width):
             raise ValueError('say what the student is: layers of its teacher (--keep-layers 0,2,5), or a '
-                             'table '
-                             'of token vectors (--width 256)')
+                             'table of token vectors (--width 256)')
         for name in ('width', 'texts', 'learning_rate'):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f'{name} is {value}; give a positive number')

@@ -26,9 +26,9 @@ from ...utils import evaluation_folder
 # %% ../../../nbs/experiments/bits.ipynb #ea365f54
 PREDICTION = ('float16 and int8 differ from float32 by less than half a point of nDCG@10; signs alone lose '
               'more than two points, and with 100 rows rescored by int8 keep at least 95% of it; one query '
-              'at a '
-              'time, signs are at least eight times as fast as float32, a hundred at once less than that; a '
-              'graph keeps 98% among a million, and is at least ten times as fast for a hundred at once.')
+              'at a time, signs are at least eight times as fast as float32, a hundred at once less than '
+              'that; a graph keeps 98% among a million, and is at least ten times as fast for a hundred at '
+              'once.')
 ARMS = ('score', 'million', 'graph')
 # name → precision, rescore, oversampling for ten hits
 KINDS = {'float32': ('float32', 'int8', 1), 'float16': ('float16', 'int8', 1), 'int8': ('int8', 'int8', 1),

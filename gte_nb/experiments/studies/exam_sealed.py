@@ -29,8 +29,7 @@ def check_open(
         name=None))
     if (arm, seed) not in known:
         raise ValueError(f'{arm}, seed {seed}: the sealed part is opened last, and the open part of this '
-                         'cell '
-                         'is not recorded; record it first: gte_experiment exam --record')
+                         'cell is not recorded; record it first: gte_experiment exam --record')
 
 def run(
     arm: str, # one of ARMS

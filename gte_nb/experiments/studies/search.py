@@ -24,10 +24,8 @@ from ...utils import evaluation_folder
 
 # %% ../../../nbs/experiments/search.ipynb #c02601a4
 PREDICTION = ('all-MiniLM-L6-v2 finds a third more than words; a table of its token vectors, weighted by '
-              'rarity, is not '
-              'better than words; both by ranks are worse than the model alone; exact search costs at most '
-              '1.3 times the '
-              'bare product and partition.')
+              'rarity, is not better than words; both by ranks are worse than the model alone; exact search '
+              'costs at most 1.3 times the bare product and partition.')
 ARMS = ('quality', 'exact')
 
 def as_function(
