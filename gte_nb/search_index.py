@@ -386,7 +386,7 @@ class SearchIndex:
         # which rows are searched: (n,) marks, a function row → bool, or a dictionary of key → value or values
         where: np.ndarray|Callable|dict|None = None,
         by: str = _MEANING, # 'meaning': vectors; 'words': BM25; 'both': their reciprocal rank fusion
-        # with precision 'binary', and with `approximate`: rows that are scored for each hit; more of them miss less
+        # with precision 'binary' and with `approximate`: rows scored for each hit; more of them miss less
         oversampling: int = 10,
         approximate: bool = False, # by meaning, score only what the graph of `link` finds near
     ) -> Hits:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from time import process_time
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,7 @@ def run(
     "Distil, measure, and embed against the clock."
     import pandas as pd
     made, rows = dict(), []
+    model: Any
     if arm in ('teacher', 'cut'): model = Embedder.load(keep_layers=(0, 2, 5) if arm == 'cut' else None)
     elif arm == 'wordllama': model = wordllama_model()
     elif not ARMS[arm]: model = _model2vec(int(arm.split()[1]))

@@ -66,7 +66,7 @@ def loss_operations(
     tile: int, # side of a tile
 ) -> float: # floating-point operations, forward and backward
     "What the products of the improved loss need: in tiles from two tiles' side on, else as whole matrices."
-    return (4*(2 + tile/pairs) if pairs >= 2*tile else 12) * 2*pairs**2*width
+    return (4*(2 + tile/pairs/2) if pairs >= 2*tile else 12) * 2*pairs**2*width
 
 def estimate(
     config: EncoderConfig, # of a BERT
