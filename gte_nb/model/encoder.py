@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..documented import documented
+from .dropout import Dropout, dot_product_attention
 from .packing import forward_packed, packed_attention
 from .weights import (ACTIVATIONS, UnsupportedModel, check_bert, check_floats, check_shape,
     check_tokens, kept_layers, of_layers, read_bert, read_config, read_table, read_weights, write_weights)
@@ -138,7 +139,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = _Table(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = _Table(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
@@ -182,7 +183,7 @@ class SelfAttention(nn.Module):
         dropout = self.dropout_prob if self.training else 0.
         if lengths is not None: return packed_attention(query, key, value, lengths, dropout).flatten(1)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        out = dot_product_attention(query, key, value, mask, dropout)
         return out.transpose(1, 2).flatten(2)
 
 class AddNorm(nn.Module):
@@ -195,7 +196,7 @@ class AddNorm(nn.Module):
         super().__init__()
         self.dense = nn.Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,

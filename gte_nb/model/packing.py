@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..documented import documented
+from .dropout import dot_product_attention
 
 # %% ../../nbs/machinery/packing.ipynb #df7d6829
 def _nested_attention(query, key, value, lengths, dropout):
@@ -31,7 +32,7 @@ def _attention_by_length(query, key, value, lengths, dropout):
     outputs = []
     for run, of_run in zip(runs, parts):
         rectangles = (part.unflatten(0, run).transpose(1, 2) for part in of_run)
-        output = F.scaled_dot_product_attention(*rectangles, dropout_p=dropout)
+        output = dot_product_attention(*rectangles, probability=dropout)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
 
@@ -49,8 +50,8 @@ def packed_attention(
     lengths = lengths[lengths > 0]
     if not len(lengths): return value
     if nested is None: nested = query.device.type != 'cpu'
-    attention = _nested_attention if nested else _attention_by_length
-    return attention(query, key, value, lengths, dropout)
+    of_texts = _nested_attention if nested else _attention_by_length
+    return of_texts(query, key, value, lengths, dropout)
 
 # %% ../../nbs/machinery/packing.ipynb #3e1b0009
 def forward_packed(

@@ -61,7 +61,7 @@ def _embed(work):
     vectors, kept, used = new.new_zeros(len(work.texts), work.embedder.hidden_size), [new], last
     if work.sharded: kept.clear()                  # their graphs hold the weights of the other processes
     for k, rows in enumerate(work.chunks):
-        if k and k == len(kept) and used + last <= work.memory:
+        if k and k == len(kept) and used + last <= work.room:
             new, last = work.embed_with_graph(k)
             kept.append(new)
             used += last
@@ -89,7 +89,8 @@ def backward(
     mask_duplicates: bool = True, # whether equal texts in the batch are no negatives of each other
     # of the encoder: fp32, or bf16 by way of autocast; the loss is always computed in float32
     precision: str = 'fp32',
-    # bytes that the graphs of the encoder may take; None: 2 GiB on a CPU, half of a GPU's memory
+    # bytes that the graphs of the encoder may take; None: half of a GPU's memory, or half of what is free on
+    # a CPU, from 2 to 8 GiB
     memory: int|None = None,
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
     # numbers at the start of a vector whose loss is added to that of the whole: `matryoshka_loss`
