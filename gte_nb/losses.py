@@ -36,13 +36,12 @@ def _units(queries, documents, negatives, temperature, present):
     check_lengths(lengths, present)
     return {kind: v / (lengths[kind] * temperature**0.5) for kind, v in vectors.items()}
 
-def _logsumexp(units, sees, excluded, asking_kind, asking=None):
+def _logsumexp(units, sees, excluded, asking_kind, asking=slice(None)):
     "Logarithm of the partition of queries or documents, all (n,) or a slice, by way of whole rows"
-    texts, everything = units[asking_kind], slice(None)
-    if asking is not None: texts = texts[asking]
+    texts, everything = units[asking_kind][asking], slice(None)
     blocks = [texts.new_full((len(texts), 1), -inf)]                      # the sum over nothing
     for kind in sees[asking_kind]:
-        logits, mask = texts @ units[kind].T, excluded(asking_kind, asking or everything, kind, everything)
+        logits, mask = texts @ units[kind].T, excluded(asking_kind, asking, kind, everything)
         blocks.append(logits if mask is None else logits.masked_fill(mask, -inf))
     return torch.cat(blocks, 1).logsumexp(1)
 

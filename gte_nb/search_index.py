@@ -156,9 +156,8 @@ def _as_vectors(vectors):
 def _usearch():
     try: from usearch.index import Index
     except ImportError:
-        raise ValueError("approximate search needs usearch, which is not installed; pip install "
-                         "'gte_nb[approximate]'"
-                         ) from None
+        raise ValueError("approximate search needs usearch, which is not installed; "
+                         "pip install 'gte_nb[approximate]'") from None
     return Index
 
 class _Model:
@@ -313,10 +312,12 @@ class SearchIndex:
             mine = None if chosen is None else chosen[np.searchsorted(chosen, start):np.searchsorted(chosen,
                 end)]
             for first in range(0, end - start if mine is None else len(mine), TILE):
-                if mine is None: numbers = np.arange(start + first, min(start + first + TILE, end))
-                else: numbers = mine[first:first+TILE]
-                yield numbers, part.vectors[first:first+TILE] if mine is None else part.vectors[numbers
-                    - start]
+                if mine is None:
+                    numbers = np.arange(start + first, min(start + first + TILE, end))
+                    yield numbers, part.vectors[first:first+TILE]
+                else:
+                    numbers = mine[first:first+TILE]
+                    yield numbers, part.vectors[numbers - start]
             start = end
 
     def _tiles(self, queries, chosen):
@@ -333,7 +334,8 @@ class SearchIndex:
             raise ValueError(f'an index in {self._precision.name} cannot be linked; use float32 or float16')
         graph = self._opened_graph(to_change=True)
         if graph is None: graph = self._graph = _usearch()(ndim=self.width, metric='ip', dtype='bf16')
-        missing = np.arange(len(graph), len(self))
+        # asked of the graph, because threads that are interrupted leave gaps
+        missing = np.flatnonzero(~graph.contains(np.arange(len(self)))) if len(self) else np.arange(0)
         with progress_bar(len(missing), 'linking', 'vector') as bar:
             for numbers, vectors in self._vector_tiles(missing):
                 graph.add(numbers, vectors.astype(np.float32))

@@ -116,18 +116,18 @@ def _see_also(name, corpus):
         return tuple(rng.choice(by_package[packages[rng.integers(len(packages))]], 2).tolist())
     return _linked(name, list(zip(pairs['query'], pairs['document'])), strangers)
 
+def _folder():
+    if folder := evaluation_folder(): return folder
+    raise ValueError('GTE_NB_EVAL_DATA does not name a folder with public test sets')
+
 @cache
 def _local():
     "name → task of the folder with public test sets"
-    if not (folder := evaluation_folder()):
-        raise ValueError('GTE_NB_EVAL_DATA does not name a folder with public test sets')
-    return {task.name: task for task in local_tasks(folder)[0]}
+    return {task.name: task for task in local_tasks(_folder())[0]}
 
 def _sentences(split):
     "Rows of the STS benchmark; its two spellings of forums are one"
-    if not (folder := evaluation_folder()):
-        raise ValueError('GTE_NB_EVAL_DATA does not name a folder with public test sets')
-    table = pd.read_parquet(folder/f'stsbenchmark-{split}.parquet')
+    table = pd.read_parquet(_folder()/f'stsbenchmark-{split}.parquet')
     return table.assign(genre=table['genre'].str.removeprefix('main-').replace('forum', 'forums'))
 
 def _of_genre(name, corpus):

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PREDICTION', 'ARMS', 'KINDS', 'embedded', 'ndcg', 'index_of', 'hits', 'score_rows', 'many', 'milliseconds',
-           'way_rows', 'million_rows', 'graph_rows', 'run']
+           'timed_rows', 'way_rows', 'million_rows', 'graph_rows', 'run']
 
 # %% ../../../nbs/experiments/bits.ipynb #1a5c73c7
 import tempfile
 from functools import lru_cache, partial
 from time import perf_counter, process_time
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -135,6 +135,16 @@ def milliseconds(
     for group in groups: work(group)
     return 1e3 * (process_time() - start) / len(groups) / each
 
+def timed_rows(
+    searches: Mapping[str, Callable], # name → queries (q, w) to hits
+    queries: np.ndarray, # (q, w)
+    rounds: int, # in turns
+) -> list[dict]: # step (round), metric, value
+    "Milliseconds of one thread for a query: all at once, and ten one after the other."
+    return [row for step in range(1, rounds + 1) for name, search in searches.items() for row in _rows(step,
+        {f'{name}, batch': milliseconds(search, [queries], len(queries)),
+        f'{name}, one': milliseconds(search, queries[:10, None])})]
+
 def way_rows(
     vectors: np.ndarray, # (n, w)
     queries: np.ndarray, # (q, w)
@@ -167,13 +177,8 @@ def million_rows(
         start = perf_counter()
         SearchIndex.open(folder)
         values['open, seconds'] = perf_counter() - start
-    rows = _rows(0, values | way_rows(vectors, queries))
-    for step in range(1, rounds + 1):
-        for kind, index in indexes.items():
-            search = partial(hits, index, kind)
-            rows += _rows(step, {f'{kind}, batch': milliseconds(search, [queries], len(queries)),
-                f'{kind}, one': milliseconds(search, queries[:10, None])})
-    return rows
+    searches = {kind: partial(hits, index, kind) for kind, index in indexes.items()}
+    return _rows(0, values | way_rows(vectors, queries)) + timed_rows(searches, queries, rounds)
 
 def graph_rows(
     vectors: np.ndarray, # (n, w)
@@ -195,12 +200,7 @@ def graph_rows(
         opened = SearchIndex.open(folder)
         opened.search(queries[:1], 10, approximate=True)
         values['graph, open and answer seconds'] = perf_counter() - start
-    rows = _rows(0, values)
-    for step in range(1, rounds + 1):
-        for name, search in ways.items():
-            rows += _rows(step, {f'{name}, batch': milliseconds(search, [queries], len(queries)),
-                f'{name}, one': milliseconds(search, queries[:10, None])})
-    return rows
+    return _rows(0, values) + timed_rows(ways, queries, rounds)
 
 def run(
     arm: str, # one of ARMS
