@@ -7,10 +7,14 @@ __all__ = ['FLOAT_FILE', 'INT8_FILE', 'HARD_TEXTS', 'PRECISIONS', 'onnx_file', '
            'encoder_of']
 
 # %% ../../nbs/machinery/backends.ipynb #b6d53d0e
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
+from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -43,16 +47,8 @@ class OnnxEncoder:
         file: Path, # with the output last_hidden_state, or token_embeddings
     ):
         import onnxruntime, torch
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3                       # errors only
-        try:
-            self.session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'],
-                # the joint kernel of addition and layer norm takes longer than the two apart
-                disabled_optimizers=['SkipLayerNormFusion'])
-        except Exception as error: # the library raises nothing more special
-            why = ' '.join(str(error).split())
-            raise ValueError(f'{file} is damaged ({why}); {_again(file)}') from None
+        self.file, self.threads = file, torch.get_num_threads()
+        self.session = self._open(1)
         outputs = {put.name for put in self.session.get_outputs()}
         states = [name for name in ('last_hidden_state', 'token_embeddings') if name in outputs]
         self.inputs = [put.name for put in self.session.get_inputs()]
@@ -61,6 +57,24 @@ class OnnxEncoder:
                              f"not hidden states of token ids; {_again(file)}")
         self.output, self.run = states[0], onnxruntime.RunOptions()
         self.run.only_execute_path_to_fetches = True         # no second pooling
+
+    def _open(self, threads):
+        import onnxruntime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3                       # errors only
+        try:
+            return onnxruntime.InferenceSession(self.file, options, providers=['CPUExecutionProvider'],
+                # the joint kernel of addition and layer norm takes longer than the two apart
+                disabled_optimizers=['SkipLayerNormFusion'])
+        except Exception as error: # the library raises nothing more special
+            why = ' '.join(str(error).split())
+            raise ValueError(f'{self.file} is damaged ({why}); {_again(self.file)}') from None
+
+    @cached_property
+    def _joint(self):
+        "A second session, whose threads share the work of one chunk."
+        return self._open(self.threads) if self.threads > 1 else self.session
 
     @property
     def model(self) -> str: # '' where the file does not say
@@ -75,13 +89,39 @@ class OnnxEncoder:
         # (texts, tokens), True where a token stands; None: everywhere
         attention_mask: 'torch.Tensor|None' = None,
     ) -> 'torch.Tensor': # (texts, tokens, hidden) on the device of the ids
-        "Compute hidden states."
+        "Compute hidden states of one chunk, with all threads."
+        return self._states(self._joint, input_ids, attention_mask)
+
+    def _states(self, session, input_ids, attention_mask):
         import torch
         ids = input_ids.numpy(force=True)
         mask = np.ones_like(ids) if attention_mask is None else attention_mask.long().numpy(force=True)
         given = dict(input_ids=ids, attention_mask=mask, token_type_ids=np.zeros_like(ids))
-        hidden, = self.session.run([self.output], {name: given[name] for name in self.inputs}, self.run)
+        hidden, = session.run([self.output], {name: given[name] for name in self.inputs}, self.run)
         return torch.from_numpy(hidden).to(input_ids.device)
+
+    def each(
+        self,
+        chunks: 'Iterable[tuple]', # of arguments of a call
+    ) -> 'Iterator[torch.Tensor]': # (texts, tokens, hidden) of each, in order
+        """Hidden states chunk by chunk, each thread with a chunk of its own: threads that share a chunk wait
+        for each other after every operation."""
+        import torch
+        chunks = iter(chunks)
+        first = list(islice(chunks, 2))
+        if self.threads == 1 or len(first) < 2:
+            for chunk in chain(first, chunks): yield self(*chunk)
+            return
+        waiting: deque = deque()
+        # otherwise PyTorch's own threads, which pool, keep the cores busy for a while after each chunk
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(self.threads) as pool:
+                for chunk in chain(first, chunks):
+                    waiting.append(pool.submit(self._states, self.session, *chunk))
+                    if len(waiting) > 2*self.threads: yield waiting.popleft().result()
+                while waiting: yield waiting.popleft().result()
+        finally: torch.set_num_threads(self.threads)
 
 _INPUTS = 'input_ids', 'attention_mask', 'token_type_ids'
 

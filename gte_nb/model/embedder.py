@@ -9,7 +9,7 @@ __all__ = ['TOKEN_BUDGET', 'WINDOW', 'length_chunks', 'rectangles', 'joined', 'E
 import warnings
 from collections.abc import Sized
 from functools import cached_property
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Iterable, Iterator
 
@@ -133,11 +133,14 @@ class Embedder(TextReader):
             vectors = F.embedding_bag(flat, self.encoder.embedding.weight, offsets, mode='mean')
             yield np.arange(len(ids)), layers(vectors)
         else:
-            for rows, input_ids, mask in rectangles(ids, token_budget):
-                # without a mask, attention on a GPU takes its fastest path
-                padded, mask = not mask.all(), mask.to(device)
-                hidden = (encoder or self.encoder)(input_ids.to(device), mask if padded else None)
-                yield rows, layers(pool(hidden, mask, settings.pooling, skip))
+            network, chunks = encoder or self.encoder, list(rectangles(ids, token_budget))
+            # without a mask, attention on a GPU takes its fastest path
+            given = ((input_ids.to(device), None if mask.all() else mask.to(device))
+                for _, input_ids, mask in chunks)
+            # ONNX Runtime takes several chunks at once
+            states = network.each(given) if hasattr(network, 'each') else starmap(network, given)
+            for (rows, _, mask), hidden in zip(chunks, states):
+                yield rows, layers(pool(hidden, mask.to(device), settings.pooling, skip))
 
     def _width(self, dimensions):
         "How many numbers of a vector are kept. Raises ValueError for more than there are."
