@@ -405,7 +405,7 @@ SPEED_ARMS = {
     rounds=7),
     'encoder-padded': Arm(partial(encoder_work, mixed=True), 32,
     ('gte_nb', 'transformers', 'matrix products'), rounds=7),
-    'loss-16384': Arm(loss_work, 16_384, ('tiles',)),
+    'loss-16384': Arm(loss_work, 16_384, ('tiles', 'matrix products'), rounds=3, memory=True),
     'loss-4096': Arm(loss_work, 4_096, _loss, rounds=7, memory=True),
     'encode': Arm(encode_work, 200, ('gte_nb', f'{_ST} (32)', 'matrix products'), rounds=5, tries=_sizes),
     'encode-functions': Arm(partial(encode_work, docstrings=False), 128,
