@@ -9,6 +9,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                 'gte_nb.answers._corpus_documents': ('machinery/answers.html#_corpus_documents', 'gte_nb/answers.py'),
                                 'gte_nb.answers._corpus_functions': ('machinery/answers.html#_corpus_functions', 'gte_nb/answers.py'),
                                 'gte_nb.answers._files_stamp': ('machinery/answers.html#_files_stamp', 'gte_nb/answers.py'),
+                                'gte_nb.answers._kept_open': ('machinery/answers.html#_kept_open', 'gte_nb/answers.py'),
                                 'gte_nb.answers._opened': ('machinery/answers.html#_opened', 'gte_nb/answers.py'),
                                 'gte_nb.answers._store': ('machinery/answers.html#_store', 'gte_nb/answers.py'),
                                 'gte_nb.answers.answers': ('machinery/answers.html#answers', 'gte_nb/answers.py'),

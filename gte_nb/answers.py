@@ -8,6 +8,7 @@ __all__ = ['PATIENCE', 'FUNCTION_TOKENS', 'INDEX', 'SOON', 'World', 'of_packages
 
 # %% ../nbs/machinery/answers.ipynb #d5bb34a0
 import hashlib, json, sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable, Iterator, NamedTuple
 
@@ -120,11 +121,17 @@ def _answer(index, query, top, model, missing=0, final=True):
         if row >= 0]
     return Answer(model, hits, len(index), missing, final)
 
+@lru_cache(2)
+def _kept_open(folder, stamp):
+    "An index stays open for the next question, with its model. Raises ValueError for one of another stamp."
+    index = SearchIndex.open(folder)
+    if json.dumps(index.about.get('stamp')) != stamp: raise ValueError(f'{folder} is of another time')
+    return index
+
 def _opened(folder, stamp):
     "The index in a folder, if it is whole and of this stamp."
-    try: index = SearchIndex.open(folder)
+    try: return _kept_open(folder, json.dumps(stamp))
     except (ValueError, FileNotFoundError): return None
-    return index if index.about.get('stamp') == stamp else None
 
 def _built(folder, stamp, rows, model, max_length):
     "Embed what is new, and keep the index."

@@ -165,18 +165,22 @@ def _read_packages(missing, kept, found, patience):
 def environment_stamp() -> str: # 16 hexadecimal digits
     "Changes when a package is installed, upgraded or removed, or edited where it is written."
     listed = [str(FUNCTIONS), sys.version]
-    def look(path):
+    def look(path): # whether it is there
         try: stat = os.stat(path)
-        except OSError: return
+        except OSError: return False
         listed.append(f'{path} {stat.st_size} {stat.st_mtime_ns}')
+        return True
     for folder in dict.fromkeys(sys.path):
         try: names = sorted(os.listdir(folder or '.'))
         except OSError: continue                                      # a zip file, or not there
         for name in names:
             if not name.endswith(('.dist-info', '.egg-info')): continue
-            for file in ('', *_LISTS, 'direct_url.json'): look(os.path.join(folder, name, file))
-            if os.path.exists(os.path.join(folder, name, 'direct_url.json')):
-                for _, path in _editable_files(metadata.PathDistribution(Path(folder, name))): look(path)
+            about = os.path.join(folder, name)
+            # in a dist-info, RECORD names all that is installed
+            for file in ('', *(('RECORD',) if name.endswith('.dist-info') else _LISTS)):
+                look(os.path.join(about, file))
+            if look(os.path.join(about, 'direct_url.json')):
+                for _, path in _editable_files(metadata.PathDistribution(Path(about))): look(path)
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 
 # %% ../../nbs/machinery/functions.ipynb #17712c0b
