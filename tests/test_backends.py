@@ -50,6 +50,27 @@ def test_all_give_the_vectors_of_the_folder(backend, precision, tolerance, expor
     assert np.array_equal(np.concatenate(list(embedder.encode_stream(iter(TEXTS), **how))), vectors)
     assert embedder.encode([], **how).shape == (0, 32)
 
+@pytest.fixture
+def threads():
+    "Sets the number of threads; afterwards it is what it was."
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+def test_each_thread_takes_chunks_of_its_own(exported, threads, monkeypatch):
+    "The same vectors in the same order with any number of threads, which an error leaves as it was."
+    texts, vectors = [f"{'word '*(n % 40)}{n}" for n in range(300)], []
+    for count in (1, 3):
+        threads(count)
+        embedder = Embedder.load(exported)
+        vectors.append(embedder.encode(texts, backend='onnx'))
+        assert torch.get_num_threads() == count
+    assert np.abs(vectors[0] - vectors[1]).max() < 1e-6
+    assert np.abs(embedder.encode(texts[7:8], backend='onnx') - vectors[0][7]).max() < 1e-6
+    monkeypatch.setattr(backends.OnnxEncoder, '_states', lambda *_: 1/0)
+    with pytest.raises(ZeroDivisionError): embedder.encode(texts, backend='onnx')
+    assert torch.get_num_threads() == 3
+
 @pytest.mark.parametrize('settings', [
     Settings(pooling=('lasttoken', 'max'), truncate_dim=40, normalize=False),
     Settings(layers=torch.nn.Sequential(Dense(torch.nn.Linear(32, 8).requires_grad_(False)))),

@@ -27,7 +27,7 @@ from .evaluate import (STS, Classification, PairClassification, Reranking, Retri
 from .languages import javascript_pairs, npm_tarball, unlike_training
 from .own_tasks import local_tasks
 from .tasks import HUMAN, reranking_task
-from ..utils import data_folder, evaluation_folder
+from ..utils import data_folder, needed_evaluation_folder
 
 # %% ../../nbs/machinery/exam.ipynb #cc45594a
 # package of texts → author or work of its texts, for those that training reads
@@ -116,18 +116,15 @@ def _see_also(name, corpus):
         return tuple(rng.choice(by_package[packages[rng.integers(len(packages))]], 2).tolist())
     return _linked(name, list(zip(pairs['query'], pairs['document'])), strangers)
 
-def _folder():
-    if folder := evaluation_folder(): return folder
-    raise ValueError('GTE_NB_EVAL_DATA does not name a folder with public test sets')
 
 @cache
 def _local():
     "name → task of the folder with public test sets"
-    return {task.name: task for task in local_tasks(_folder())[0]}
+    return {task.name: task for task in local_tasks(needed_evaluation_folder('a task of the exam'))[0]}
 
 def _sentences(split):
     "Rows of the STS benchmark; its two spellings of forums are one"
-    table = pd.read_parquet(_folder()/f'stsbenchmark-{split}.parquet')
+    table = pd.read_parquet(needed_evaluation_folder('STSBenchmark')/f'stsbenchmark-{split}.parquet')
     return table.assign(genre=table['genre'].str.removeprefix('main-').replace('forum', 'forums'))
 
 def _of_genre(name, corpus):

@@ -16,12 +16,12 @@ import numpy as np
 
 from ...data.mining import mine
 from ...evaluation.intervals import interval
-from ...evaluation.tasks import local_tasks
+from ...evaluation.own_tasks import public_tasks
 from .search import as_function
 from ...model.bits import _distances_in_tiles, binary_codes, bit_table, hamming_distances
 from ...model.embedder import Embedder
 from ...search_index import SearchIndex
-from ...utils import evaluation_folder
+
 
 # %% ../../../nbs/experiments/bits.ipynb #ea365f54
 PREDICTION = ('float16 and int8 differ from float32 by less than half a point of nDCG@10; signs alone lose '
@@ -43,9 +43,7 @@ def embedded(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Vectors of functions, of questions and of other texts; for each question the row of its function.
     Raises ValueError where GTE_NB_EVAL_DATA has no CoSQA."""
-    folder = evaluation_folder()
-    task = next((task for task in (local_tasks(folder)[0] if folder else []) if task.name == 'CoSQA'), None)
-    if task is None: raise ValueError('CoSQA lies in the folder GTE_NB_EVAL_DATA, and is not there')
+    task, = public_tasks('CoSQA')
     texts = list(map(as_function, task.documents))[:functions]
     asked = [(query, min(found)) for query, found in zip(task.queries, task.right) if min(found) < len(texts)]
     corpus = mine()

@@ -20,12 +20,12 @@ import torch
 import numpy as np
 
 from ...evaluation.evaluate import STS, Retrieval
-from ...evaluation.own_tasks import local_tasks
+from ...evaluation.own_tasks import public_tasks
 from ..runner import recorded_rows
 from .speed import forward_operations, products
 from ...model.embedder import Embedder
 from ...sharing.onnx import export_onnx, quantize_onnx
-from ...utils import data_folder, evaluation_folder
+from ...utils import data_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,16 +128,11 @@ def _silence():
 @cache
 def _tasks() -> dict: # name → task
     "CoSQA, with few documents, and STS-B; ValueError without their files."
-    folder = evaluation_folder()
-    tasks = {task.name: task for task in (local_tasks(folder)[0] if folder else [])}
-    if not {'CoSQA', 'STSBenchmark'} <= tasks.keys():
-        raise ValueError('CoSQA and STSBenchmark are needed; set GTE_NB_EVAL_DATA to the folder of their '
-                         'files')
-    search = tasks['CoSQA']
+    search, pairs = public_tasks('CoSQA', 'STSBenchmark')
     kept = sorted({document for right in search.right for document in right} | set(range(1000)))
     place = {document: row for row, document in enumerate(kept)}
     relevant = [{place[document]: grade for document, grade in right.items()} for right in search.right]
-    return dict(STSBenchmark=tasks['STSBenchmark'],
+    return dict(STSBenchmark=pairs,
         CoSQA=Retrieval('CoSQA', search.queries, [search.documents[i] for i in kept], relevant))
 
 def fingerprint(

@@ -28,7 +28,7 @@ from ...model.embedder import Embedder
 from ...model.encoder import Encoder, EncoderConfig
 from ...training.checkpoints import finished_run
 from ...training.loop import train
-from ...utils import evaluation_folder, kept, runs_folder, written_aside
+from ...utils import kept, needed_evaluation_folder, runs_folder, written_aside
 
 # %% ../../../nbs/experiments/finetuned.ipynb #69071100
 BATCH, LENGTH, TEMPERATURE = 32, 64, 0.05   # pairs of a batch; tokens of a text; τ
@@ -121,10 +121,8 @@ def task(
     name: str, # one of STEPS
     small: bool = False, # a few dozen rows of it, for tests
 ) -> Task:
-    "Read a task from the folder that GTE_NB_EVAL_DATA names. Raises FileNotFoundError when it names none."
-    folder = evaluation_folder()
-    if not folder:
-        raise FileNotFoundError('GTE_NB_EVAL_DATA names no folder with Banking77, STSBenchmark and CoSQA')
+    "Read a task from the folder that GTE_NB_EVAL_DATA names. Raises ValueError when it names none."
+    folder = needed_evaluation_folder(name)
     def read(what): return pd.read_parquet(folder/f'{what}.parquet')
 
     if name == 'Banking77':

@@ -10,6 +10,7 @@ __all__ = ['STUDENTS', 'VARIANTS', 'OWN_RATE', 'NEGATIVES', 'FURTHER', 'ARMS', '
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -55,15 +56,15 @@ def first_stage(
     folder = runs_folder()/'miniature'/name
     return folder, *fit(begin(recipe, seed, tiny), recipe, seed, folder=folder)
 
-def _exams(what, seed, tiny):
-    "Of an arm, beside the unseen domains."
-    if what in NEGATIVES: return dict(own=('docstring_code',))
-    if what not in FURTHER or seed: return {}
+def _exams(what, seed, tiny) -> dict[str, Any]:
+    "Of an arm: the unseen domains, and perhaps one more."
+    if what in NEGATIVES: return dict(unseen=UNSEEN, own=('docstring_code',))
+    if what not in FURTHER or seed: return dict(unseen=UNSEEN)
     tasks = distil.exam_tasks(tiny)
     def further(embedder): # as the students sat it: by up to 256 tokens of a text
         whole = Embedder(embedder.encoder, embedder.tokenizer)
         return [task.measure(whole)[task.metric] for task in tasks]
-    return dict(further=further)
+    return dict(unseen=UNSEEN, further=further)
 
 def run(
     arm: str, # one of ARMS
@@ -75,14 +76,14 @@ def run(
     fitted, size = shrunk if tiny else lambda recipe: recipe, 200 if tiny else hard_negatives.ROWS
     first = fitted(replace(BERT, name='healed', keep_layers=STUDENTS[student or 'three layers']))
     second = fitted(replace(BERT_SECOND, name='healed', keep_layers=first.keep_layers))
-    start, exams = partial(begin, tiny=tiny), dict(unseen=UNSEEN) | _exams(what, seed, tiny)
+    start, exams = partial(begin, tiny=tiny), _exams(what, seed, tiny)
     if what == 'start':
         embedder = start(first, seed)
         found = {name: exam(embedder) if callable(exam) else marks(embedder, exam, rows=20 if tiny else 300)
             for name, exam in exams.items()}
         return [dict(step=0, metric=name, value=average(scores), items=scores,
             made=dict(start=model_hash(embedder))) for name, scores in found.items()]
-    how = dict(exams=exams, tiny=tiny)
+    how: dict[str, Any] = dict(exams=exams, tiny=tiny)
     if what == 'stage 2': return cell(second, seed, start, triple_batches, **how)
     rate, tried = (first.learning_rate, {}) if tiny else best_rate(first, start)
     first = replace(first, learning_rate=rate)
@@ -94,9 +95,8 @@ def run(
         return cell_of(after(first, seed), log, seconds, first, exams, tiny,
             dict(rates=tried, start=model_hash(start(first, seed))))
     if what == 'both': return cell(second, seed, after, triple_batches, **how)
-    second = replace(second, sources=('docstring_code',))
-    batches = hard_negatives.pairs_with_negatives(NEGATIVES[what], *second.sources, size)
-    return cell(second, seed, after, batches, **how)
+    batches = hard_negatives.pairs_with_negatives(NEGATIVES[what], 'docstring_code', size)
+    return cell(replace(second, sources=('docstring_code',)), seed, after, batches, **how)
 
 # %% ../../../nbs/experiments/healed.ipynb #623e26f6
 CODE = ('docstring_code',)                                            # on which negatives are compared

@@ -26,7 +26,7 @@ from ..miniature import (BASE, SECOND, SOURCES, cell, cell_of, project_corpus, s
                                           shrunk, stage1, start)
 from ..runner import by_task
 from ...model.embedder import Embedder
-from ...utils import evaluation_folder
+from ...utils import evaluation_folder, needed_evaluation_folder
 
 # %% ../../../nbs/experiments/judged.ipynb #b30ba89a
 SETS = ('STSBenchmark', 'MRPC', 'Banking77', 'CoSQA', 'dictionary')
@@ -82,8 +82,7 @@ def _read(name):
     if name == 'dictionary':
         table = training_pairs(project_corpus(), 'headword_example')
         return table.sample(min(5_000, len(table)), random_state=0)
-    if not (folder := evaluation_folder()):
-        raise FileNotFoundError(f'GTE_NB_EVAL_DATA names no folder with {name}')
+    folder = needed_evaluation_folder(name)
     def read(what): return pd.read_parquet(folder/f'{what}.parquet')
     if name == 'CoSQA':
         queries = read('cosqa-validation')

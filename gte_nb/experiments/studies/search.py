@@ -14,13 +14,13 @@ import numpy as np
 from ...data.functions import function_text
 from ...data.text import squeeze
 from ...evaluation.intervals import interval
-from ...evaluation.tasks import local_tasks
+from ...evaluation.own_tasks import public_tasks
 from ...model.embedder import Embedder
 from ...model.identity import minilm_folder
 from ...model.query_model import map_tensors
 from ...search_index import SearchIndex
 from ...training.gauges import mrr
-from ...utils import evaluation_folder
+
 
 # %% ../../../nbs/experiments/search.ipynb #c02601a4
 PREDICTION = ('all-MiniLM-L6-v2 finds a third more than words; a table of its token vectors, weighted by '
@@ -111,10 +111,7 @@ def run(
 ) -> list[dict]: # step, metric, value
     "The rows of an arm. Raises ValueError where GTE_NB_EVAL_DATA has no CoSQA."
     if arm == 'exact': return exact_rows(5_000 if tiny else 1_000_000)
-    if not (folder := evaluation_folder()):
-        raise ValueError('CoSQA lies in the folder GTE_NB_EVAL_DATA, which is not set')
-    task = next((task for task in local_tasks(folder)[0] if task.name == 'CoSQA'), None)
-    if task is None: raise ValueError(f'{folder} holds no CoSQA')
+    task, = public_tasks('CoSQA')
     texts, queries, right = list(map(as_function, task.documents)), task.queries, [min(found)
         for found in task.right]
     if tiny:

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCALE', 'IMPROVED', 'LAYERS', 'WIDTH', 'TOKENS', 'SPEED_ARMS', 'ARMS', 'STEP_PARTS', 'mixed_pairs', 'code_texts',
            'tokeniser', 'forward_operations', 'products', 'peer_model', 'loss_work', 'encoder_work', 'encode_work',
-           'step_work', 'laptop', 'texts_in_order', 'run_work', 'peer_trainer', 'trainer_work', 'Arm', 'alone',
-           'step_parts', 'run', 'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory',
+           'step_work', 'laptop', 'texts_in_order', 'run_work', 'peer_trainer', 'run_lengths', 'trainer_work', 'Arm',
+           'alone', 'step_parts', 'run', 'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory',
            'speed_from_results']
 
 # %% ../../../nbs/experiments/speed.ipynb #5d158ba1
@@ -80,10 +80,11 @@ def tokeniser() -> Embedder:
 
 def forward_operations(
     lengths: list[int], # tokens of each text
+    layers: int = LAYERS, # of the encoder
 ) -> float: # multiplications and additions, counted apart
     "What the matrix products of the encoder's forward pass take for these texts, without padding."
     tokens = np.asarray(lengths, dtype=float)
-    return float(LAYERS * (24*WIDTH**2 * tokens + 4*WIDTH * tokens**2).sum())
+    return float(layers * (24*WIDTH**2 * tokens + 4*WIDTH * tokens**2).sum())
 
 def products(
     operations: float, # multiplications and additions, counted apart
@@ -360,6 +361,15 @@ def peer_trainer(
     trainer.remove_callback(PrinterCallback)
     return trainer, losses
 
+def run_lengths(
+    recipe: Recipe, # of a whole run
+    seed: int, # of its batches
+) -> list[np.ndarray]: # queries, documents: (steps, batch size) tokens of each text
+    "How long the texts of a run are."
+    texts = texts_in_order(recipe, seed, tokeniser())
+    return [np.array([len(ids) for ids in tokeniser().tokenize(texts[side], cut)]).reshape(recipe.steps, -1)
+        for side, cut in (('query', recipe.query_tokens), ('document', recipe.document_tokens))]
+
 def trainer_work(
     contestant: str, # its name, perhaps with a setting in brackets
     n: int, # items
@@ -369,6 +379,11 @@ def trainer_work(
     "The same run by `train` and by SentenceTransformerTrainer, which saves nothing."
     name, setting = _setting(contestant)
     if name == 'gte_nb': return run_work(contestant, n, seed, mask_duplicates=False, tokens=tokens)
+    if name == 'matrix products':
+        def floor(n):
+            lengths = np.concatenate([side.ravel() for side in run_lengths(laptop(n, tokens), seed)])
+            return products(3 * forward_operations(lengths, len(laptop(n).keep_layers)))
+        return floor
     def prepare(n):
         recipe, folder = laptop(n, tokens), TemporaryDirectory()
         start_embedder(recipe, project_corpus(), seed).save(folder.name)
@@ -419,7 +434,7 @@ SPEED_ARMS = {
     'step-16384': Arm(partial(step_work, dropout=None, memory=2 << 30), 16_384, ('gte_nb',)),
     'loop': Arm(partial(run_work, checkpoint_seconds=15), 30*64, ('train', 'bare steps'), rounds=5,
     first=4*64),
-    'trainer': Arm(trainer_work, 20*64, ('gte_nb',), rounds=3, tries=_workers, first=4*64),
+    'trainer': Arm(trainer_work, 20*64, ('gte_nb', 'matrix products'), rounds=3, tries=_workers, first=4*64),
     'trainer-128': Arm(partial(trainer_work, tokens=128), 12*64, ('gte_nb', f'{_ST} (0 workers)'), rounds=3,
     first=4*64)}
 ARMS = ('floor', 'step-parts', *SPEED_ARMS)
