@@ -26,8 +26,9 @@ from ...utils import runs_folder
 
 # %% ../../../nbs/experiments/healed.ipynb #94bb9f3f
 STUDENTS = {'three layers': (0, 2, 5), 'two layers': (0, 5), 'one layer': (5,)}
-VARIANTS = {'stage 1': {}, 'vanilla': dict(loss='vanilla'), 'batch 16': dict(batch_size=16),
-    'largest 5': dict(sources=SOURCES[:5]), 'alpha 0': dict(alpha=0.), 'alpha 1': dict(alpha=1.)}
+VARIANTS: dict[str, dict[str, Any]] = {'stage 1': {}, 'vanilla': dict(loss='vanilla'),
+    'batch 16': dict(batch_size=16), 'largest 5': dict(sources=SOURCES[:5]),
+    'alpha 0': dict(alpha=0.), 'alpha 1': dict(alpha=1.)}
 OWN_RATE = 'stage 1', 'vanilla', 'batch 16'          # among VARIANTS
 NEGATIVES = {'random negative': 'random', 'near miss': 'model'}
 FURTHER = 'start', 'stage 1', 'both'                 # sit the exam of `distil` too
