@@ -1006,6 +1006,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.Claim.verdict': ( 'machinery/claims.html#claim.verdict',
                                                                                         'gte_nb/experiments/claims.py'),
+                                           'gte_nb.experiments.claims.Claim.words': ( 'machinery/claims.html#claim.words',
+                                                                                      'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.Judgement': ( 'machinery/claims.html#judgement',
                                                                                     'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.Judgement.direction': ( 'machinery/claims.html#judgement.direction',

@@ -65,7 +65,8 @@ def needed_evaluation_folder(
 ) -> Path:
     "The same folder, where nothing goes on without it. Raises ValueError when the variable is not set."
     if folder := evaluation_folder(): return folder
-    raise ValueError(f'{what}: not to be had without a folder of public test sets; set GTE_NB_EVAL_DATA to it')
+    raise ValueError(f'{what}: not to be had without a folder of public test sets; set GTE_NB_EVAL_DATA to '
+                     'such a folder')
 
 class _NotebookLine:
     "The line of a progress bar as one output of a notebook, which is empty when the bar has been cleared."

@@ -169,12 +169,16 @@ class Claim:
         "The differences over other tasks in words."
         return '; '.join(points(*estimate.interval()) for estimate in self.other.values())
 
+    @property
+    def words(self) -> str: # of Markdown
+        "The verdict, and what qualifies it."
+        return f'not tested ({self.untested})' if self.untested else Judgement([*self.own.values()]).said()
+
     def told(self) -> str: # a line of Markdown
         "The claim, its verdicts and its figures."
         single = any(isinstance(part, dict) and len(part) == 1 for part in self.parts.values())
-        verdict = f'not tested ({self.untested})' if self.untested else Judgement([*self.own.values()]).said()
         plural = 's'*(self.seeds != '1')
-        said = [f'**{self.paper}: {verdict}**.', f'{self.measured} points, {self.seeds} seed{plural}.']
+        said = [f'**{self.paper}: {self.words}**.', f'{self.measured} points, {self.seeds} seed{plural}.']
         if self.other:
             where = 'packages or headwords' if single else 'tasks'
             verdict = '' if self.untested else Judgement([*self.other.values()]).said() + ', '

@@ -128,8 +128,8 @@ def run(
     recipe = replace(recipe, steps=base.steps*base.batch_size//recipe.batch_size)
     exams = dict(own=(source,), crowd=crowd(source, size, 20 if tiny else 300),
         unseen=tuple(s for s in UNSEEN if s != source))
-    return cell(recipe, seed, start if tiny else second_start, pairs_with_negatives(kind, source, size), exams,
-        tiny=tiny)
+    return cell(recipe, seed, start if tiny else second_start, pairs_with_negatives(kind, source, size),
+        exams, tiny=tiny)
 
 # %% ../../../nbs/experiments/hard_negatives.ipynb #b82556c9
 def claims(
