@@ -150,6 +150,15 @@ def test_what_would_be_another_vector_is_refused(make, precisions, says, copied)
 def test_what_is_not_to_be_had(backend, precision, says):
     assert refusal(lambda: bert().encode(TEXTS, backend=backend, precision=precision)) == says
 
+def test_speeds_of_what_is_to_be_had(exported, tmp_path):
+    "Every way that a folder offers, the fastest first; without ONNX files PyTorch alone."
+    speeds = backends.backend_speeds(Embedder.load(exported), rounds=1)
+    assert {*speeds} == {('torch', 'fp32'), ('torch', 'bf16'), ('onnx', 'fp32'), ('onnx', 'int8')}
+    times, cosines = zip(*speeds.values())
+    assert [*times] == sorted(times, reverse=True) and speeds['torch', 'fp32'][0] == 1 and min(cosines) > 0.95
+    bert().save(tmp_path)
+    assert {*backends.backend_speeds(Embedder.load(tmp_path), rounds=1)} == {('torch', 'fp32'), ('torch', 'bf16')}
+
 def test_without_onnx_runtime(exported, monkeypatch):
     monkeypatch.setattr(backends, 'find_spec', lambda name: None if name == 'onnxruntime'
         else util.find_spec(name))

@@ -344,3 +344,19 @@ def test_warm_command(tmp_path):
     assert 'torch' in ask()                                                     # which made the index
     seconds, *heavy = zip(*(ask() for _ in range(3)))
     assert not heavy and statistics.median(map(float, seconds)) < 1.2
+
+def test_a_damaged_file_of_functions_is_read_again(environment):
+    "A kept list of functions that is cut off is made again, and the others are not touched."
+    *_, (whole, _) = installed_functions('boats')
+    file = functions._kept_file('boats')
+    file.write_bytes(file.read_bytes()[:40])
+    *_, (again, _) = installed_functions('boats')
+    assert again == whole and functions.json_lines(file)
+
+@pytest.mark.parametrize('name, content', [('tokenizer.json', '{'), ('query.json', '{}'), ('query.json', None)])
+def test_a_damaged_description_is_one_sentence(model, tmp_path, name, content):
+    SearchIndex(['a boat on the lake'], model=model).save(tmp_path/'index')
+    file = tmp_path/'index'/name
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(ValueError, match='describes no model .*build the index again'):
+        QueryModel(tmp_path/'index')

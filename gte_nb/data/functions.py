@@ -122,12 +122,17 @@ def installed_functions(
     """Once or twice: the functions that are known after `patience` seconds, and all. Raises ValueError as
     `package_names` does."""
     kept = {package: _kept_file(package) for package in package_names(packages)}
-    found = {package: json_lines(file) for package, file in kept.items() if file.exists()}
+    found = {package: rows for package, file in kept.items() if (rows := _whole(file)) is not None}
     def table(): return [row for package in kept if package in found for row in found[package]]
     if missing := [package for package in kept if package not in found]:
         for _ in _read_packages(missing, kept, found, patience):
             yield table(), len(kept) - len(found)
     yield table(), 0
+
+def _whole(file):
+    "What a kept file holds; None where it is missing or damaged, and is made again."
+    try: return json_lines(file)
+    except (OSError, ValueError): return None
 
 def json_lines(
     file: Path, # a JSON value on each line

@@ -93,14 +93,16 @@ class QueryModel:
         folder: str|Path, # holds query.json and tokenizer.json, as `describe_queries` writes them
     ):
         self.folder = Path(folder)
-        try: self.about = about = json.loads((self.folder/'query.json').read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
-            raise ValueError(f'{folder} describes no model ({error}): build the index again') from None
-        self.tokenizer = Tokenizer.from_file(str(self.folder/'tokenizer.json'))
-        self.tokenizer.encode_special_tokens = about['encode_special_tokens']
+        try:
+            self.about = about = json.loads((self.folder/'query.json').read_text(encoding='utf-8'))
+            self.tokenizer = Tokenizer.from_file(str(self.folder/'tokenizer.json'))
+            self.tokenizer.encode_special_tokens = about['encode_special_tokens']
+            tensors = map_tensors(self.folder/about['weights'])
+        except Exception as error: # tokenizers raises nothing more special
+            raise ValueError(f'{folder} describes no model ({error!r}): build the index again') from None
         current = {'bert.': '', 'Norm.gamma': 'Norm.weight', 'Norm.beta': 'Norm.bias'} # of older files
         self.weights = {}
-        for name, tensor in map_tensors(self.folder/about['weights']).items():
+        for name, tensor in tensors.items():
             for old, new in current.items(): name = name.replace(old, new)
             self.weights[name] = tensor
 

@@ -14,7 +14,7 @@ from fastcore.script import call_parse
 
 from ..data.text import squeeze
 from ..documented import documented
-from ..model.backends import FLOAT_FILE, INT8_FILE
+from ..model.backends import FLOAT_FILE, INT8_FILE, backend_speeds
 from ..model.identity import model_hash
 from .onnx import _AGAIN, export_onnx, quantize_onnx
 from ..training.card import _MARKS, _model_index, _put, _results, _signed, _untouched, write_card
@@ -136,7 +136,7 @@ def model_files(
 ) -> list[tuple[str, int]]: # (name, bytes) of what others need
     """The files to be uploaded, checked.
     Raises ValueError, naming the file and the way out, for what is missing, damaged or not of this model."""
-    from gte_nb.model.embedder import Embedder
+    from gte_nb.model.embedder import Embedder                       # which brings PyTorch
     folder = Path(folder)
     names = _named_files(folder)
     licence = _card_head(folder).license_link
@@ -194,6 +194,12 @@ def gte_share(
         if int8:
             print(f'{folder}/{INT8_FILE}: cosines with the exact vectors from '
                   f'{quantize_onnx(folder):.3f} up')
+        if onnx or int8:
+            from gte_nb.model.embedder import Embedder
+            speeds = backend_speeds(Embedder.load(folder))
+            print('times as fast as PyTorch on this machine: ' + ', '.join(f'{backend} {precision} {times:.2f}'
+                for (backend, precision), (times, _) in speeds.items()))
+            if not (to or (Path(folder)/'README.md').exists()): return # written to be used, and not uploaded
         files = model_files(folder)
         for name, size in files: print(f'{size:14,}  {name}')
         if to: print(f'published: {publish(folder, to, not public)}')
