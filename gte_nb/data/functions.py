@@ -110,6 +110,8 @@ def package_names(
                  for about in metadata.distributions()} - {None}
         return ['python', *sorted(there)]
     named = {name.strip() for name in packages.split(',')} - {''}
+    if not named:
+        raise ValueError(f'{packages!r} names no package; name some, or leave it out to search all')
     if missing := sorted(name for name in named if installed_version(name) is None):
         raise ValueError(f"not installed: {', '.join(missing)}; install with pip, or check the spelling "
                          "with: pip list")

@@ -368,7 +368,7 @@ def gte_experiment(
             signal.setitimer(signal.ITIMER_REAL, max(60*minutes - 30, 30*minutes), 3)
         study, to, failed = find_experiment(name), results_folder() if record else Path(
             out) if out else runs_folder()/'experiments'/('tiny' if tiny else '.'), []
-        chosen = arms.split(',') if arms else study.ARMS
+        chosen = study.ARMS if arms is None else arms.split(',')
         # file name → its arms, the most valuable first
         files = getattr(study, 'FILES', {Path(name).stem: study.ARMS})
         for seed in range(1, seeds + 1) if len(files) > 1 else [seeds]:
