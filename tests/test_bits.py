@@ -132,7 +132,7 @@ def test_model_is_known_by_its_vectors(tmp_path, precision, length):
     given = SearchIndex(texts, model(texts), other, precision)
     for index in (SearchIndex.open(tmp_path, model=other), given):
         for use, asked in ((index.search, '7'), (index.add, ['8'])):
-            with pytest.raises(ValueError, match="other vectors than this index holds, .* for '0'"): use(asked)
+            with pytest.raises(ValueError, match="other vectors than this index holds, .* '0'"): use(asked)
         assert (index.search(unit(1)).rows >= 0).all()                              # which needs no model
     unnamed = SearchIndex(vectors=model(texts), model=other)                     # vectors without their texts
     assert unnamed.search('7', 1).rows.shape == (1, 1)
