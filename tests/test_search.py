@@ -332,7 +332,7 @@ def test_filters(where, rows):
         with pytest.raises(ValueError, match=rows): index.search(query, 4, where)
 
 def test_no_rows(model, tmp_path):
-    "An index may begin without rows, and a search without queries."
+    "An index may begin without rows, a search without queries, and there may be no vectors."
     for index in (SearchIndex([]), SearchIndex([], model=model, precision='int8')):
         index.save(tmp_path)
         assert (SearchIndex.open(tmp_path).search('tree', by='words').rows == -1).all()
@@ -340,6 +340,9 @@ def test_no_rows(model, tmp_path):
     index.add(['a tree'], np.ones((1, 3)))
     assert index.search(np.ones((1, 3)), 1).rows == 0
     assert index.search([]).rows.shape == index.search([], by='words').rows.shape == (0, 10)
+    SearchIndex(['a tree']).save(tmp_path)
+    words = SearchIndex.open(tmp_path, model=Embedder.load(model))              # has no vectors to compare
+    with pytest.raises(ValueError, match='some rows have vectors and others have none'): words.add(['a bird'])
 
 def test_damaged_graph(tmp_path):
     "A graph that is damaged is named, and `link` makes it again."
