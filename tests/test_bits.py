@@ -94,7 +94,10 @@ INT8 = dict(precision='int8')
     (lambda: SearchIndex(vectors=unit(1), **INT8), 'there are 1 vectors to take it from'),
     (lambda: SearchIndex(['a tree'], calibration=['a bird'], **INT8), 'calibration by texts needs a model'),
     (lambda: SearchIndex(vectors=unit(3), calibration=unit(9, 32), **INT8),
-    'of 32 numbers, and these have 64'),
+    'the vectors have 64 numbers, the calibration 32'),
+    (lambda: SearchIndex(vectors=unit(3), calibration='text', **INT8), 'calibration texts come as str'),
+    (lambda: SearchIndex(vectors=unit(3), calibration=7, **INT8), 'calibration texts come as int'),
+    (lambda: SearchIndex(vectors=unit(3), calibration=[], **INT8), 'calibration is empty'),
     (lambda: SearchIndex(vectors=unit(3), calibration=unit(9)*np.nan, **INT8), 'vector 0 holds NaN'),
     (lambda: SearchIndex(vectors=unit(3)*np.nan, precision='binary'), 'vector 0 holds NaN'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').add(vectors=unit(2, 32)), 'these have 32'),
@@ -106,9 +109,33 @@ INT8 = dict(precision='int8')
     'link'),
     (lambda: SearchIndex(vectors=unit(3), precision='binary').search(unit(2), oversampling=0),
         'oversampling is 0'),
+    (lambda: SearchIndex(vectors=unit(3)).search(unit(2), oversampling=1.5), 'oversampling is 1.5'),
+    (lambda: SearchIndex(vectors=unit(3), **INT8).search(unit(2), approximate=True),
+        r'in int8 has no graph for an approximate search; link\(\) is for float32'),
+    (lambda: SearchIndex(vectors=unit(3), precision='binary').search(unit(2), where=[1], approximate=True),
+        'in binary has no graph'),
 ])
 def test_refuses(make, said):
     with pytest.raises(ValueError, match=said): make()
+
+@pytest.mark.parametrize('precision', ['float32', 'float16', 'int8', 'binary'])
+@pytest.mark.parametrize('length', [1, 7], ids='length {}'.format)
+def test_model_is_known_by_its_vectors(tmp_path, precision, length):
+    "A model that is an object gives two texts of the index the vectors that it holds, or is refused."
+    texts = [str(number) for number in range(50)]
+    def model(texts, seed=0): return unit(50, seed=seed)[[int(text) for text in texts]]
+    def other(texts): return model(texts, seed=1)
+    made = SearchIndex(texts, length*model(texts), model, precision, calibration=length*model(texts))
+    made.save(tmp_path)
+    opened = SearchIndex.open(tmp_path, model=model)
+    assert made.search('7', 1).rows == opened.search('7', 1).rows == 7
+    given = SearchIndex(texts, model(texts), other, precision)
+    for index in (SearchIndex.open(tmp_path, model=other), given):
+        for use, asked in ((index.search, '7'), (index.add, ['8'])):
+            with pytest.raises(ValueError, match="other vectors than this index holds, .* '0'"): use(asked)
+        assert (index.search(unit(1)).rows >= 0).all()                              # which needs no model
+    unnamed = SearchIndex(vectors=model(texts), model=other)                     # vectors without their texts
+    assert unnamed.search('7', 1).rows.shape == (1, 1)
 
 def test_calibration_by_texts():
     "The model embeds them."

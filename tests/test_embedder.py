@@ -43,6 +43,17 @@ def test_what_could_be_taken_for_texts_is_refused_whole(static, texts):
         with pytest.raises(ValueError, match=sentence): ask()
 
 
+@pytest.mark.parametrize("how, sentence", [
+    (dict(dimensions=True), "dimensions is True; say how many"),
+    (dict(dimensions=False), "dimensions is False"), (dict(dimensions="3"), "dimensions names '3'"),
+    (dict(prompt=3), "prompt is 3; give a text"),
+    (dict(prompt=["search: "]), "prompt is ['search: ']")], ids=str)
+def test_arguments_of_encode(static, how, sentence):
+    for ask in (static.encode, static.encode_query, static.encode_stream):
+        with pytest.raises(ValueError) as refusal: next(iter(ask(WORDS, **how)))
+        assert sentence in str(refusal.value)
+
+
 def test_no_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no embedding model"): Embedder.load(tmp_path)
     wordpiece = Tokenizer.from_file(str(minilm_folder()/"tokenizer.json"))

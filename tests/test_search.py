@@ -189,7 +189,10 @@ def test_model_key(model, tmp_path, file, counts):
     assert (model_hash(folder) != before) == counts
 
 @pytest.mark.parametrize('asked, said', [
-    (dict(query='  '), 'the query is empty'), (dict(top=0), 'top is 0'),
+    *((dict(query=query), 'the query is empty') for query in ('', '  ')),
+    *((dict(top=top), f'top is {top!r}') for top in (0, 2.5, True)),
+    (dict(query_model='nothing'), 'nothing holds no embedding model'),
+    (dict(query_model='narrow', texts='notes.jsonl'), 'narrow of 3; name a query model whose vectors'),
     (dict(query='a \udce9 tree'), 'half a char'),
     (dict(model='nothing'), 'holds no embedding model'), (dict(corpus='nothing'), 'holds no corpus'),
     (dict(corpus='mined', packages='tress'), 'not in the corpus: tress; it holds trees'),
@@ -209,6 +212,8 @@ def test_refused(site, model, tmp_path, monkeypatch, capsys, asked, said):
     install(site, 'stones', {'stones.py': 'x = 1\n'})
     monkeypatch.chdir(tmp_path)
     Path('nothing').mkdir()
+    if asked.get('query_model') == 'narrow':
+        Embedder(StaticEncoder(400, 3), Embedder.load(model).tokenizer).save(Path('narrow'))
     Path('notes.docx').write_text('notes')
     Path('titles.csv').write_text('title\nbread\n')
     rows_file(Path('notes.jsonl'), ['Cut an old tree down.'])
@@ -257,6 +262,9 @@ def index_in(folder, model):
     (lambda folder: (folder/'index.json').write_text('{"format": 9}'), 'format 9, and 1 and 2 are known'),
     (lambda folder: os.truncate(next(folder.glob('vectors-*')), 200), r'vectors-\w+.npy has 200 bytes of'),
     (lambda folder: next(folder.glob('ends-*')).unlink(), 'is damaged'),
+    *((lambda folder, model=model: (folder/'index.json').write_text(json.dumps(json.loads(
+        (folder/'index.json').read_text()) | dict(model=model))), 'its model has no folder, hash or stamp')
+        for model in ('folder', 7, [], {}, dict(folder=7, hash='', stamp=[]), dict(folder='model'))),
 ])
 def test_damaged_index(model, tmp_path, break_it, said):
     index_in(tmp_path, model)
@@ -276,11 +284,111 @@ def test_damaged_index(model, tmp_path, break_it, said):
     (lambda index: index.search('tree', where=np.ones(3, bool)), 'the filter has 3 marks, the index 2 rows'),
     (lambda index: index.search('tree', by='luck'), 'choose meaning, words or both'),
     (lambda index: index.search(np.ones((1, index.width)), by='both'), 'needs queries as texts'),
-    (lambda index: index.search('tree', 0), 'k is 0'),
+    *((lambda index, k=k: index.search('tree', k), f'k is {k!r}; give a whole number from 1 up')
+        for k in (0, 2.5, '3', None, True)),
+    *((lambda index, texts=texts: index.add(texts), f'texts come as {type(texts).__name__}; give a list')
+        for texts in ('a b c', b'a b c', dict(text='a'), 7)),
+    (lambda index: SearchIndex('a b c'), 'texts come as str'),
+    (lambda index: index.search(7), 'queries come as int'),
+    (lambda index: index.search(['tree', 7], by='words'), 'query 1 is 7'),
+    *((lambda index, vectors=vectors: index.add(vectors=vectors), said) for vectors, said in (
+        (['a', 'b'], 'vectors hold <U1 in place of numbers'), ([['a']], 'in place of numbers'),
+        ([None], 'vectors hold object'), ([[1], [2, 3]], 'cannot be made an array'), (7, 'have the shape'))),
+    (lambda index: SearchIndex([]).search('tree'), 'is empty, and has no model'),
+    (lambda index: SearchIndex(['a tree'], model=7), 'int is no model'),
+    *((lambda index, folder=folder: SearchIndex.open(folder), f'folder of an index is {folder!r}')
+        for folder in (None, 7)),
+    (lambda index: index.save(None), 'folder of an index is None'),
+    (lambda index: index.save(__file__), r'test_search\.py is a file, and an index needs a folder'),
 ])
 def test_index_refuses(model, ask, said):
     index = SearchIndex(['Cut an old tree down.', 'Plant a tree.'], model=model)
     with pytest.raises(ValueError, match=said): ask(index)
+
+PAGES = [dict(text='a tree', page=1, read=True), dict(text='a bird', page=3), dict(text='a boat', note=None),
+    dict(text='trees', page=3, tags=['green'])]
+
+@pytest.mark.parametrize('where, rows', [
+    (dict(page=3), {1, 3}), (dict(page=np.int64(3)), {1, 3}), (dict(page=[1, 3]), {0, 1, 3}),
+    (dict(page=3, text='trees'), {3}), (dict(read=True), {0}), (dict(note=None), {2}),
+    (dict(page=None), set()), ({}, {0, 1, 2, 3}),
+    ([True, False, True, False], {0, 2}), ([3, 0, 3], {0, 3}), (np.array([2], np.uint8), {2}), ([], set()),
+    (lambda row: row.get('page') == 3, {1, 3}),
+    (dict(pages=3), "rows have no key 'pages'; is page meant"),
+    (dict(zzz=3), "no key 'zzz'; they have note, page, read, tags, text"),
+    (dict(tags='green'), 'a dictionary cannot compare; give a function'),
+    (dict(page=[[1]]), 'a dictionary cannot compare'),
+    ([True, False], 'the filter has 2 marks, the index 4 rows'),
+    ([4], 'names row 4, and the index has 4 rows'), ([0, -1], 'names row -1'),
+    *((where, 'the filter is .*; give a bool for each row, numbers of rows') for where in (
+        'page', 3, True, {1, 2}, [0.5], ['page'], np.ones((4, 1), bool))),
+    ([[1], [2, 3]], 'cannot be made an array'),
+], ids=lambda case: repr(case)[:40])
+def test_filters(where, rows):
+    "Which rows a filter leaves, or what is wrong with it."
+    index, query = SearchIndex(PAGES, np.ones((4, 2))), np.ones((1, 2))
+    if isinstance(rows, set): assert set(index.search(query, 4, where).rows[0]) - {-1} == rows
+    else:
+        with pytest.raises(ValueError, match=rows): index.search(query, 4, where)
+
+def test_no_rows(model, tmp_path):
+    "An index may begin without rows, a search without queries, and there may be no vectors."
+    for index in (SearchIndex([]), SearchIndex([], model=model, precision='int8')):
+        index.save(tmp_path)
+        assert (SearchIndex.open(tmp_path).search('tree', by='words').rows == -1).all()
+    index = SearchIndex([])
+    index.add(['a tree'], np.ones((1, 3)))
+    assert index.search(np.ones((1, 3)), 1).rows == 0
+    assert index.search([]).rows.shape == index.search([], by='words').rows.shape == (0, 10)
+    SearchIndex(['a tree']).save(tmp_path)
+    words = SearchIndex.open(tmp_path, model=Embedder.load(model))              # has no vectors to compare
+    with pytest.raises(ValueError, match='some rows have vectors and others have none'): words.add(['a bird'])
+
+def test_damaged_graph(tmp_path):
+    "A graph that is damaged is named, and `link` makes it again."
+    pytest.importorskip('usearch')
+    vectors = np.eye(8, dtype=np.float32)
+    (index := SearchIndex(vectors=vectors)).link()
+    index.save(tmp_path)
+    graph = next(tmp_path.glob('*.usearch'))
+    graph.write_bytes(bytes(graph.stat().st_size))
+    opened = SearchIndex.open(tmp_path)
+    with pytest.raises(ValueError, match=r'usearch is damaged; call link\(\)'):
+        opened.search(vectors, 1, approximate=True)
+    opened.link()
+    assert (opened.search(vectors, 1, approximate=True).rows[:, 0] == np.arange(8)).all()
+
+@pytest.fixture
+def student(model, tmp_path):
+    "The folder of another model in the same space: twice the vectors, of the same directions."
+    embedder = Embedder.load(model)
+    embedder.encoder.embedding.weight.data *= 2
+    embedder.save(folder := tmp_path/'student')
+    return folder
+
+def test_query_model(model, student, tmp_path):
+    "Documents by one model, queries by another: a folder or an object; the first may then be gone."
+    Embedder.load(model).save(teacher := tmp_path/'teacher')
+    index_in(tmp_path/'index', teacher)
+    right = SearchIndex.open(tmp_path/'index').search('plant', 2)
+    narrow = Embedder(StaticEncoder(400, 3), Embedder.load(model).tokenizer)
+    for gone in (False, True):
+        if gone: teacher.rename(tmp_path/'gone')
+        for some in (student, str(student), Embedder.load(student)):
+            opened = SearchIndex.open(tmp_path/'index', query_model=some)
+            assert np.allclose(opened.search('plant', 2).scores, right.scores)
+            opened.save(tmp_path/f'again {gone}')
+        with pytest.raises(ValueError, match='these have 3; give a query model whose vectors lie in the'):
+            SearchIndex.open(tmp_path/'index', query_model=narrow).search('plant')
+        header = json.loads((tmp_path/f'again {gone}'/'index.json').read_text())
+        assert header['model']['folder'] == str(teacher)
+    with pytest.raises(ValueError, match='holds no model'): opened.add(['Prune a tree.'])
+    with pytest.raises(ValueError, match='holds no model'): SearchIndex.open(tmp_path/'index')
+    (tmp_path/'gone').rename(teacher)
+    opened.add(['Prune a tree.'])
+    assert len(opened) == 3
+    asked = SearchIndex(['Plant a tree.'], model=model, query_model=student)
+    assert np.allclose(asked.search('plant', 1).scores, right.scores[:, :1])
 
 def test_other_model(model, tmp_path):
     "An index of another model is refused by name, wherever the other one comes from."
@@ -291,6 +399,14 @@ def test_other_model(model, tmp_path):
     with pytest.raises(ValueError, match='was made by the model'):
         SearchIndex.open(tmp_path/'index', tmp_path/'other')
     assert SearchIndex.open(tmp_path/'index', model).search('plant').rows[0, 0] == 1
+    index_in(tmp_path/'unnamed', Embedder.load(model))               # the folder of an object is not known
+    other.encoder.embedding.weight.data[:] = other.encoder.embedding.weight.data.flip(1)
+    other.save(tmp_path/'other')
+    for use in (lambda index: index.search('plant'), lambda index: index.save(tmp_path/'unnamed')):
+        with pytest.raises(ValueError, match='other vectors than this index holds'):
+            use(SearchIndex.open(tmp_path/'unnamed', tmp_path/'other'))
+    SearchIndex.open(tmp_path/'unnamed', model).save(tmp_path/'named')
+    assert SearchIndex.open(tmp_path/'named').search('plant').rows[0, 0] == 1
 
 def test_damaged_weights(model, tmp_path):
     (tmp_path/'model.safetensors').write_bytes((model/'model.safetensors').read_bytes()[:500])
@@ -304,8 +420,9 @@ def test_command_line():
     assert (asked.query, asked.packages, asked.top, asked.corpus, asked.json, asked.quick) == ('a bar',
         'tqdm', 2,
         ['one.jsonl', 'two.jsonl'], True, False)
+    assert anno_parser(gte_search, 'gte_search').parse_args(['--texts', 'one.txt']).query is None  # after ""
 
-def test_command(environment, model, tmp_path, monkeypatch, capsys):
+def test_command(environment, model, student, tmp_path, monkeypatch, capsys):
     "The command names the model and the places that there are, and shows texts as well as functions."
     monkeypatch.setattr(search, 'runs_folder', lambda: tmp_path/'runs')
     monkeypatch.setattr(search, 'default_model', lambda: model)
@@ -320,6 +437,11 @@ def test_command(environment, model, tmp_path, monkeypatch, capsys):
     assert 'notes.jsonl 1' in out and out.rstrip().endswith('…') and len(out.splitlines()) == 5
     gte_search('cut an old tree down', texts=[str(notes)], top=1, json=True)
     assert json.loads(capsys.readouterr().out)['hits'][0]['row'] == 1
+    gte_search('zebra', texts=[str(texts_file(tmp_path/'other.jsonl', ['Plant a tree.']))], quick=True)
+    assert 'no text shares a word with the query; without --quick' in capsys.readouterr().out
+    gte_search('cut an old tree down', texts=[str(notes)], query_model=str(student))
+    out = capsys.readouterr().out
+    assert f'model: {model}, queries by {student}' in out and 'notes.jsonl 1' in out
     lines = show_hits(search.search('tree', model, texts=notes).hits, 40).splitlines()
     assert max(map(len, lines)) <= 40
 
