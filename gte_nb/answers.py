@@ -18,7 +18,7 @@ from .data.functions import environment_stamp, function_text, installed_function
 from .data.text import LONE_SURROGATE
 from .documented import documented
 from .model.identity import minilm_folder, model_hash, model_stamp
-from .search_index import SearchIndex, kept_vectors, missing_texts
+from .search_index import SearchIndex, check_count, kept_vectors, missing_texts
 from .utils import cache_folder, runs_folder
 
 # %% ../nbs/machinery/answers.ipynb #8600b908
@@ -122,19 +122,29 @@ def _answer(index, query, top, model, missing=0, final=True):
     return Answer(model, hits, len(index), missing, final)
 
 @lru_cache(2)
-def _kept_open(folder, stamp):
+def _kept_open(folder, stamp, query_model, _): # the last: the stamp of the query model
     "An index stays open for the next question, with its model. Raises ValueError for one of another stamp."
-    index = SearchIndex.open(folder)
+    index = SearchIndex.open(folder, query_model=query_model)
     if json.dumps(index.about.get('stamp')) != stamp: raise ValueError(f'{folder} is of another time')
     return index
 
-def _opened(folder, stamp):
+def _opened(folder, stamp, query_model):
     "The index in a folder, if it is whole and of this stamp."
-    try: return _kept_open(folder, json.dumps(stamp))
+    queries = query_model and json.dumps(model_stamp(query_model))
+    try: return _kept_open(folder, json.dumps(stamp), query_model, queries)
     except (ValueError, FileNotFoundError): return None
 
-def _built(folder, stamp, rows, model, max_length):
+def _check_width(model, query_model):
+    "Raises ValueError where a query could be compared with no document, before these are embedded."
+    from gte_nb.model.embedder import Embedder
+    width, other = (Embedder.load(folder).hidden_size for folder in (model, query_model))
+    if width != other:
+        raise ValueError(f'{model} gives vectors of {width} numbers, {query_model} of {other}; name a query '
+                         'model whose vectors lie in the space of the documents')
+
+def _built(folder, stamp, rows, model, max_length, query_model):
     "Embed what is new, and keep the index."
+    if query_model: _check_width(model, query_model)
     embedders = []
     def encode(texts):
         from gte_nb.model.embedder import Embedder
@@ -145,7 +155,7 @@ def _built(folder, stamp, rows, model, max_length):
     vectors = kept_vectors([row['text'] for row in rows], encode, _store(model, max_length))
     # 32 bits again: one query would spend five times the product's time on converting 16
     SearchIndex(rows, vectors.astype(np.float32), model).save(folder, dict(stamp=stamp))
-    return SearchIndex.open(folder)
+    return SearchIndex.open(folder, query_model=query_model)
 
 def _store(model, max_length):
     return cache_folder()/'search'/f"vectors-{model_hash(model)}-{max_length or 'all'}"
@@ -167,18 +177,21 @@ def answers(
     model: Path, # folder of the model
     top: int = 10, # hits
     quick: bool = False, # end with the first answer, whatever gave it
+    # folder of a model that embeds the question, in the space of the other's vectors; None: the model itself
+    query_model: Path|None = None,
 ) -> Iterator[Answer]:
     """The answers to a question: one if the index is there, otherwise first from words and last from the
     model. Raises ValueError or FileNotFoundError for bad input, or where nothing can be written."""
     if not query.strip(): raise ValueError('the query is empty; say in a few words what you look for')
-    if top < 1: raise ValueError(f'top is {top}; ask for at least 1 hit')
+    check_count('top', top)
     if LONE_SURROGATE.search(query): raise ValueError('the query holds half a character; type it again')
-    if not model.is_dir() or not any(model.rglob('*.safetensors')):
-        raise FileNotFoundError(f'{model} holds no embedding model; give a folder that training wrote')
+    for given in filter(None, (model, query_model)):
+        if not given.is_dir() or not any(given.rglob('*.safetensors')):
+            raise FileNotFoundError(f'{given} holds no embedding model; give a folder that training wrote')
     stamp = [INDEX, world.stamp, model_stamp(model)]
     name = hashlib.sha256(json.dumps([world.name, str(model.resolve())]).encode()).hexdigest()[:16]
     folder, rows = cache_folder()/'search'/name, list[dict]()
-    if index := _opened(folder, stamp):
+    if index := _opened(folder, stamp, query_model):
         yield _answer(index, query, top, str(model))
         return
     for rows, missing in world.read():
@@ -188,7 +201,8 @@ def answers(
             if quick: return
     try:
         with _alone(folder):
-            index = _opened(folder, stamp) or _built(folder, stamp, rows, model, world.max_length)
+            index = (_opened(folder, stamp, query_model)
+                or _built(folder, stamp, rows, model, world.max_length, query_model))
     except OSError as error:
         raise ValueError(
             f'{folder} cannot be written ({error.strerror}); set GTE_NB_CACHE to another') from None

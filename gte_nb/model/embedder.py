@@ -145,6 +145,8 @@ class Embedder(TextReader):
     def _width(self, dimensions):
         "How many numbers of a vector are kept. Raises ValueError for more than there are."
         if dimensions is None: return self.hidden_size
+        if isinstance(dimensions, bool):
+            raise ValueError(f'dimensions is {dimensions}; say how many numbers of a vector are kept')
         check_dimensions([dimensions], self.hidden_size)
         trained = self.settings.dimensions
         if trained and dimensions not in {*trained, self.hidden_size, *self._said}:
@@ -187,6 +189,8 @@ class Embedder(TextReader):
         # the weights of its moment
         """Vectors of texts, a window at a time. Raises ValueError for a backend that is not to be had, for
         more `dimensions` than a vector has, and, once it gets there, naming the row of what is no text."""
+        if not isinstance(prompt, (str, type(None))):
+            raise ValueError(f'prompt is {prompt!r:.60}; give a text to put before each text, or None')
         texts, prompt, width = as_texts(texts), self._prompt(prompt_name, prompt), self._width(dimensions)
         encoder = encoder_of(self, backend, precision)
         # what is cut off would be missing from the length
