@@ -236,10 +236,13 @@ class _Model:
                          f"and {self.given} holds {model_hash(self.given)}; build the index again, or give "
                          "its model")
 
+    def ready(self):
+        "Load what embeds queries without PyTorch, where the index describes it."
+        if self.described and self.loaded is None: self.loaded = QueryModel(self.described)
+
     def encode(self, texts, kind):
         "Vectors of unit length; of queries without PyTorch if possible."
-        if kind == 'query' and self.described and self.loaded is None:
-            self.loaded = QueryModel(self.described)
+        if kind == 'query': self.ready()
         if isinstance(self.loaded, QueryModel):
             if kind == 'query': return self.loaded.encode_query(texts)
             self.loaded = None
@@ -506,6 +509,10 @@ class SearchIndex:
         scores = np.where((scores := self._words(queries)) > 0, scores, -np.inf).astype(np.float32)
         numbers = np.arange(len(self)) if chosen is None else chosen
         return nearest_rows([(numbers, scores[:, numbers])], len(queries), k)
+
+    def ready(self):
+        "Load what embeds queries, unless that needs PyTorch. Raises ValueError when it is damaged."
+        if self._model: self._model.ready()
 
     def search(
         self,

@@ -155,9 +155,11 @@ def test_speeds_of_what_is_to_be_had(exported, tmp_path):
     speeds = backends.backend_speeds(Embedder.load(exported), rounds=1)
     assert {*speeds} == {('torch', 'fp32'), ('torch', 'bf16'), ('onnx', 'fp32'), ('onnx', 'int8')}
     times, cosines = zip(*speeds.values())
-    assert [*times] == sorted(times, reverse=True) and speeds['torch', 'fp32'][0] == 1 and min(cosines) > 0.95
+    assert [*times] == sorted(times, reverse=True) and speeds['torch', 'fp32'][0] == 1
+    assert min(cosines) > 0.95
     bert().save(tmp_path)
-    assert {*backends.backend_speeds(Embedder.load(tmp_path), rounds=1)} == {('torch', 'fp32'), ('torch', 'bf16')}
+    speeds = backends.backend_speeds(Embedder.load(tmp_path), rounds=1)
+    assert {*speeds} == {('torch', 'fp32'), ('torch', 'bf16')}
 
 def test_without_onnx_runtime(exported, monkeypatch):
     monkeypatch.setattr(backends, 'find_spec', lambda name: None if name == 'onnxruntime'

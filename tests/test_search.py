@@ -82,9 +82,10 @@ def test_words_first(environment, model, monkeypatch):
     "Who waits gets an answer from words: from the packages that are read, from all, and then the model's."
     monkeypatch.setattr(answers, 'SOON', 0)
     monkeypatch.setattr(answers, 'PATIENCE', 0)
-    early, late, best = answers.answers('cut an old tree down', answers.of_packages(None), model)
+    early, late, among, best = answers.answers('cut an old tree down', answers.of_packages(None), model)
     assert early.missing and not early.final and early.searched < late.searched == best.searched == 6
-    assert early.model == late.model == 'words' and best.model == str(model) and best.final
+    assert early.model == late.model == 'words' and among.model == best.model == str(model)
+    assert not among.final and among.searched < 6 and names(among)[0] == 'fell' and best.final
     assert names(late)[0] == names(best)[0] == 'fell'
     again, = answers.answers('cut an old tree down', answers.of_packages(None), model)
     assert again == best
@@ -475,10 +476,17 @@ def test_a_damaged_file_of_functions_is_read_again(environment):
     *_, (again, _) = installed_functions('boats')
     assert again == whole and functions.json_lines(file)
 
-@pytest.mark.parametrize('name, content', [('tokenizer.json', '{'), ('query.json', '{}'), ('query.json', None)])
+@pytest.mark.parametrize('name, content', [('tokenizer.json', '{'), ('query.json', '{}'),
+    ('query.json', None)])
 def test_a_damaged_description_is_one_sentence(model, tmp_path, name, content):
     SearchIndex(['a boat on the lake'], model=model).save(tmp_path/'index')
     file = tmp_path/'index'/name
     file.unlink() if content is None else file.write_text(content)
     with pytest.raises(ValueError, match='describes no model .*build the index again'):
         QueryModel(tmp_path/'index')
+
+def test_a_damaged_index_of_an_environment_is_built_again(environment, model):
+    found = search.search('cut an old tree down', model)
+    for file in answers.cache_folder().glob('search/*/tokenizer.json'): file.write_text('{')
+    answers._kept_open.cache_clear()
+    assert search.search('cut an old tree down', model) == found
