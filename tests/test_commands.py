@@ -1,10 +1,6 @@
-"""The recipes: each builds, trains and saves, shrunk to two steps of one layer on a few rows. The help of each
-command says nothing of its function."""
-import os, re
-from configparser import ConfigParser
+"""The recipes: each builds, trains and saves, shrunk to two steps of one layer on a few rows."""
+import os
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
 
@@ -37,16 +33,3 @@ def test_every_recipe_builds_trains_and_saves(name, corpus, tmp_path):
         assert len(run_stage(shrunk(recipe), out, corpus, init=init, quiet=True)) == 2
         assert (out/'model.safetensors').exists() and (out/'README.md').exists()
         init = out
-
-SETTINGS = ConfigParser()
-SETTINGS.read(Path(__file__).parents[1]/'settings.ini', encoding='utf-8')
-COMMANDS = SETTINGS['DEFAULT']['console_scripts'].split()
-
-@pytest.mark.parametrize('command', COMMANDS)
-def test_help_speaks_of_words_and_not_of_the_function(command, monkeypatch, capsys):
-    name, module, function = re.fullmatch('(.+)=(.+):(.+)', command).groups()
-    monkeypatch.setattr('sys.argv', [name, '--help'])
-    with pytest.raises(SystemExit) as left: getattr(import_module(module), function)()
-    told = capsys.readouterr().out
-    assert not left.value.code and told.startswith(f'usage: {name} ')
-    assert not re.search(r'Args:|Returns:|argv|list\[|str\||\|None', told)
