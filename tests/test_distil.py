@@ -173,7 +173,8 @@ def test_bad_input_is_one_sentence(world, options, says, tmp_path, capsys):
     with patch.object(asking, 'teacher_vectors', side_effect=AssertionError('the teacher was asked')):
         with pytest.raises(SystemExit) as left: gte_distil(words)
     out, error = capsys.readouterr()
-    assert left.value.code == 1 and not out and error.startswith('error: ') and error.count('\n') == 1 and says in error
+    assert left.value.code == 1 and not out and error.startswith('error: ')
+    assert error.count('\n') == 1 and says in error
 
 @pytest.mark.parametrize('option, says', [
     ('--keep-layers=a', "layers are whole numbers separated by commas, such as 2,5, and not 'a'"),
@@ -200,7 +201,8 @@ def test_a_folder_of_an_unfinished_run_is_refused_before_a_teacher_is_asked(worl
             if len(run.log) == 3: raise KeyboardInterrupt
     recipe = Distillation(str(world.teacher), (1,), **TINY)
     with pytest.raises(KeyboardInterrupt):
-        run_distillation(recipe, tmp_path, world.corpus, quiet=True, checkpoint_seconds=0., callbacks=[Stop()])
+        run_distillation(recipe, tmp_path, world.corpus, quiet=True, checkpoint_seconds=0.,
+            callbacks=[Stop()])
     assert checkpoint_steps(tmp_path)
     with patch.object(asking, 'teacher_vectors', side_effect=AssertionError('the teacher was asked')):
         with pytest.raises(ValueError, match='holds another run: seed 0 there, 1 here'):

@@ -503,6 +503,9 @@ REFUSED = { # what stands in the message → what changes the folder
     "the Pooling 'median'": said("1_Pooling/config.json", pooling_mode="median"),
     "activation my.Activation": said(_DENSE, activation_function="my.Activation"),
     f"activation {_THRESHOLD}": said(_DENSE, activation_function=_THRESHOLD),
+    "the Pooling 3": said("1_Pooling/config.json", pooling_mode=3),
+    "the Pooling {'mean': True}": said("1_Pooling/config.json", pooling_mode=dict(mean=True)),
+    "activation 3": said(_DENSE, activation_function=3),
     "use_residual": said(_DENSE, use_residual=True),
     "Dense module of token_embeddings": said(_DENSE, module_input_name="token_embeddings"),
     "transformer_task fill-mask": said(_BERT, transformer_task="fill-mask"),
@@ -595,6 +598,9 @@ DAMAGED = { # what happened → how, and what the sentence says
         ("max_chars", "all", "max_chars is 'all' and must be a whole number"),
         ("matryoshka_dimensions", "8", "matryoshka_dimensions is '8' and must be a list of whole numbers"),
         ("matryoshka_dimensions", [0], "matryoshka_dimensions is .0. and must be"))},
+    **{f"{file} {name} {value!r}": (said(file, **{name: value}), f"asks for texts of {value!r} tokens")
+       for file, name in ((_BERT, "max_seq_length"), (_TOKENIZER, "model_max_length"))
+       for value in ("x", 0, 2.5, True)},
     "modules.json without a module": (holding("modules.json", "[]"), "modules.json is damaged .*no module"),
     "modules.json, type 3": (holding("modules.json", '[{"type": 3, "path": ""}]'), "modules.json is damaged"),
     "Dense as pickle": (renamed("2_Dense/model.safetensors", "2_Dense/pytorch_model.bin"), "pickle and"),
