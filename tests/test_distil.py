@@ -1,6 +1,7 @@
 """Distillation: a student comes nearer to its teacher, a kill changes no bit, gradients are those of the
 formulas, and what is refused says why."""
 import json, multiprocessing, os, random, signal, subprocess, sys, time
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -157,20 +158,62 @@ def test_loss_and_gradient_are_those_of_the_formula_and_processes_add_up(world, 
     (('--keep-layers', '0', '--steps', '0'), 'steps is 0'),
     (('--keep-layers', '0', '--learning-rate', 'nan'), 'learning rate nan'),
     (('--keep-layers', '0', '--corpus', 'nowhere.jsonl'), 'nowhere.jsonl does not exist'),
+    (('--keep-layers', '0,0'), 'keep_layers is 0,0; name each layer once, from the first to the last: 0'),
+    (('--keep-layers', '1,0'), 'keep_layers is 1,0; name each layer once, from the first to the last: 0,1'),
+    (('--keep-layers', '0', '--texts', '3000', '--batch-size', '1000'), 'batch of 1000 is larger'),
+    (('--keep-layers', '0', '--tokens', '2'), 'max_length is 2, but a whole number from 3 up is needed'),
+    (('--keep-layers', '0', '--alpha', '-1'), 'alpha is -1.0'),
+    (('--keep-layers', '0', '--seed', '-1'), 'seed is -1'),
+    (('--keep-layers', '0', '--gauge-every', '0'), 'gauge_every is 0'),
+    (('--keep-layers', '0', '--out', os.devnull), 'cannot be written'),
 ], ids=lambda value: ' '.join(value) if isinstance(value, tuple) else '')
 def test_bad_input_is_one_sentence(world, options, says, tmp_path, capsys):
     words = words_of(world, '--out', str(tmp_path/'run'), *options)
     if '--teacher-is' in words: words = [options[1], *words[1:words.index('--teacher-is')], *options[2:]]
-    with pytest.raises(SystemExit) as left: gte_distil(words)
-    error = capsys.readouterr().err
-    assert left.value.code == 1 and error.startswith('error: ') and error.count('\n') == 1 and says in error
+    with patch.object(asking, 'teacher_vectors', side_effect=AssertionError('the teacher was asked')):
+        with pytest.raises(SystemExit) as left: gte_distil(words)
+    out, error = capsys.readouterr()
+    assert left.value.code == 1 and not out and error.startswith('error: ')
+    assert error.count('\n') == 1 and says in error
+
+@pytest.mark.parametrize('option, says', [
+    ('--keep-layers=a', "layers are whole numbers separated by commas, such as 2,5, and not 'a'"),
+    ('--keep-layers=0,1.5', "and not '0,1.5'"),
+    ('--width=all', "invalid int value: 'all'"),
+])
+def test_what_is_no_number(option, says, world, capsys):
+    with pytest.raises(SystemExit) as left: gte_distil(words_of(world, option))
+    assert left.value.code == 2 and says in capsys.readouterr().err
+
+@pytest.mark.parametrize('student', [('--keep-layers', 1), ('--width', 24)])
+def test_a_teacher_that_keeps_some_numbers_of_each_vector(student, world, tmp_path):
+    teacher = Embedder.load(world.teacher)
+    teacher.settings.truncate_dim = 48
+    teacher.save(tmp_path/'teacher')
+    gte_distil([str(tmp_path/'teacher'), *words_of(world, *student, '--out', tmp_path/'run')[1:]])
+    assert cosines(tmp_path/'run')[20] > cosines(tmp_path/'run')[0]
+    width = Embedder.load(tmp_path/'run').encode('read a file').shape[1]
+    assert width == (24 if '--width' in student else 48)
+
+def test_a_folder_of_an_unfinished_run_is_refused_before_a_teacher_is_asked(world, tmp_path):
+    class Stop:
+        def after_step(self, run):
+            if len(run.log) == 3: raise KeyboardInterrupt
+    recipe = Distillation(str(world.teacher), (1,), **TINY)
+    with pytest.raises(KeyboardInterrupt):
+        run_distillation(recipe, tmp_path, world.corpus, quiet=True, checkpoint_seconds=0.,
+            callbacks=[Stop()])
+    assert checkpoint_steps(tmp_path)
+    with patch.object(asking, 'teacher_vectors', side_effect=AssertionError('the teacher was asked')):
+        with pytest.raises(ValueError, match='holds another run: seed 0 there, 1 here'):
+            run_distillation(replace(recipe, seed=1), tmp_path, world.corpus, quiet=True)
 
 def test_a_folder_of_another_teacher_is_refused(world, tmp_path, capsys):
     run(world, tmp_path/'run', steps=2)
     other = Embedder.load(world.teacher)
     with torch.no_grad(): other.encoder.embeddings.word_embeddings.weight[5] += 1
     other.save(tmp_path/'other')
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit), patch.object(asking, 'teacher_vectors', side_effect=AssertionError):
         gte_distil([str(tmp_path/'other'), *words_of(world, '--keep-layers', 1, '--steps', 2, '--out',
             tmp_path/'run')[1:]])
     error = capsys.readouterr().err

@@ -6,6 +6,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library r
 from dataclasses import replace
 from math import nan
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -37,6 +38,13 @@ REFUSED = [ # sentence, further arguments
     ('leave_out_margin is -0.1', dict(leave_out_margin=-0.1)),
     ('leave_out_margin is 2.5', dict(leave_out_margin=2.5)),
     ('leave_out_margin is nan', dict(leave_out_margin=nan)),
+    ("leave_out_margin is '0.1'; give a cosine from 0 to 2", dict(leave_out_margin='0.1')),
+    ('leave_out_margin is True', dict(leave_out_margin=True)),
+    ('guide is ndarray, ndarray; give a tuple of tensors of floating-point numbers (torch.from_numpy makes '
+     'one of an array), for this batch queries, documents', dict(guide=(np.zeros((4, 3)),)*2)),
+    ('guide is torch.float64, torch.int32; give a tuple of tensors', dict(guide=(GUIDE[0], GUIDE[1].int()))),
+    ('guide is torch.float64; give a tuple of tensors', dict(guide=torch.stack(GUIDE))),
+    ('guide is str; give a tuple of tensors', dict(guide='all-MiniLM-L6-v2')),
     ('guide has 1 tensors of vectors, and this batch needs 2', dict(guide=GUIDE[:1])),
     ('guide has 0 tensors', dict(guide=())),
     ('and this batch needs 3: of its queries, of its documents, of its hard negatives',

@@ -83,6 +83,16 @@ def refused(call, *says):
     sentence = str(error.value)
     assert '\n' not in sentence and all(part in sentence for part in says), sentence
 
+@pytest.mark.parametrize('shares, says', [
+    (0.5, 'shares is 0.5; give a list of numbers, such as [0.5, 0.5]'),
+    (['a', 'b'], "shares is ['a', 'b']; give a list of numbers"),
+    ('ab', "shares is 'ab'; give a list of numbers"),
+    (None, 'shares is None; give a list of numbers'),
+], ids=str)
+def test_shares_that_are_no_numbers(shares, says, tmp_path):
+    for call in (lambda: merge(['a', 'b'], shares, tmp_path/'c'), lambda: merged(['a', 'b'], shares)):
+        refused(call, says)
+
 @pytest.mark.parametrize('words, says', [
     ('a', 'a merge needs two models or more'),
     ('a b --weight 1.5', 'the shares are -0.5, 1.5; they must lie between 0 and 1'),

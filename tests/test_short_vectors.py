@@ -109,6 +109,11 @@ def matryoshka(*dimensions, weights=None): return matryoshka_loss(LOSSES['improv
 REFUSED = [ # sentence, what is called
     ('dimensions is empty', matryoshka),
     ('2 dimensions and 1 weights', lambda: matryoshka(2, 4, weights=(1,))),
+    ('dimensions is 16; give a list of numbers, such as [64, 128]', lambda: matryoshka_loss(None, 16)),
+    ("dimensions is '16'; give a list of numbers", lambda: matryoshka_loss(None, '16')),
+    ("dimensions is ('2',); give a list of numbers", lambda: matryoshka_loss(None, ('2',))),
+    ('weights is 2; give a list of numbers, such as [0.5, 1.]', lambda: matryoshka(2, weights=2)),
+    ('names True, but a vector has 8', lambda: matryoshka(True)(*torch.randn(2, 6, 8))),
     ('names 9, but a vector has 8', lambda: matryoshka(4, 9)(*torch.randn(2, 6, 8))),
     ('names 9, but a vector has 8', lambda: backward(one := model(), batch_of(one), dimensions=[9])),
     ('names 0, but a vector has 8', lambda: model().encode(QUERIES, dimensions=0)),
@@ -166,7 +171,8 @@ def test_a_command_trains_them(tmp_path, capsys, monkeypatch):
         return capsys.readouterr().err
     assert refused('--dimensions', '4,9') == (
         'error: dimensions names 9, but a vector has 8 numbers here: choose whole numbers from 1 to 8\n')
-    assert 'invalid' in refused('--dimensions', '4,x')
+    assert "dimensions are whole numbers separated by commas, such as 2,5, and not '4,x'" in refused(
+        '--dimensions', '4,x')
     gte_pretrain([*words, '--dimensions', '2,4'])
     assert Embedder.load('run').settings.dimensions == (2, 4, 8)
     card = (tmp_path/'run'/'README.md').read_text()

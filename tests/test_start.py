@@ -1,7 +1,7 @@
 """How soon a command answers: seconds of the processor, and what it imports on the way.
 
 The limits are for a machine that others use too: there the same import takes up to twice as long."""
-import json, os, subprocess, sys
+import json, os, re, subprocess, sys
 from configparser import ConfigParser
 from pathlib import Path
 from statistics import median
@@ -44,6 +44,8 @@ def test_help(name, tmp_path):
     help_of = f'try: {function}()\nexcept SystemExit as end: assert not end.code'
     printed = soon(0.7, tmp_path/name, f'from {module} import {function}\n{help_of}', '--help')
     assert printed.startswith(f'usage: {name}')
+    # it speaks of words, and not of the function behind them
+    assert not re.search(r'Args:|Returns:|argv|list\[|str\||\|None', printed)
     if 'each other' in printed: assert f'in a step; default: {TIMEOUT:.0f}' in ' '.join(printed.split())
 
 def test_import(tmp_path): soon(0.2, tmp_path/'script.py', 'import gte_nb')
