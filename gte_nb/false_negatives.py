@@ -6,6 +6,8 @@
 __all__ = ['ROUNDING', 'Nearer', 'check_margin', 'nearer_than_pair']
 
 # %% ../nbs/book/18_false_negatives.ipynb #09debb3c
+from numbers import Real
+
 import torch
 
 from .documented import documented
@@ -39,14 +41,21 @@ def check_margin(
     margin: float|None, # of a recipe or a loss
 ):
     "Raises ValueError for a number that is no difference of cosines above 0."
-    if margin is not None and not 0 <= margin <= 2:
-        raise ValueError(f'leave_out_margin is {margin}; give a cosine from 0 to 2, by which a text must lie '
-                         "above the pair's own document to be left out (Qwen3-Embedding takes 0.1)")
+    number = isinstance(margin, Real) and not isinstance(margin, bool)
+    if margin is not None and not (number and 0 <= margin <= 2):
+        raise ValueError(f'leave_out_margin is {margin!r}; give a cosine from 0 to 2, by which a text must '
+                         "lie above the pair's own document to be left out (Qwen3-Embedding takes 0.1)")
 
 def _guide_units(guide, mask, device):
     "By kind of text, a guide's vectors at length 1. Raises ValueError where they are none of this batch."
     (n, k), kinds = mask.shape, dict(q='queries', d='documents', h='hard negatives')
     if not k: del kinds['h']
+    parts = guide if isinstance(guide, (tuple, list)) else [guide]
+    if parts is not guide or not all(torch.is_tensor(part) and part.is_floating_point() for part in parts):
+        given = ', '.join(str(part.dtype) if torch.is_tensor(part) else type(part).__name__ for part in parts)
+        raise ValueError(f'guide is {given}; give a tuple of tensors of floating-point numbers '
+                         '(torch.from_numpy makes one of an array), for this batch '
+                         f"{', '.join(kinds.values())}")
     if len(guide) != len(kinds):
         raise ValueError(f"guide has {len(guide)} tensors of vectors, and this batch needs {len(kinds)}: of "
                          f"its {', of its '.join(kinds.values())}")

@@ -5,13 +5,16 @@
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder',
            'needed_evaluation_folder', 'progress_bar', 'new_figure', 'interactive', 'written_aside', 'kept',
-           'read_json', 'cores', 'report_unread', 'complain', 'writing', 'os_errors_said', 'stopped']
+           'read_json', 'cores', 'report_unread', 'check_numbers', 'separated', 'complain', 'writing', 'os_errors_said',
+           'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
+from argparse import ArgumentTypeError
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 from safetensors import SafetensorError
 from tqdm import tqdm
@@ -163,6 +166,27 @@ def report_unread(
     if refused:
         print(f'{len(refused)} of {files} files could not be read and were left out, '
               f'for example {refused[0]}')
+
+def check_numbers(
+    name: str, # of an argument
+    given: Any, # its value
+    example: str, # of a right one
+):
+    "Raises ValueError for what is no list, tuple or array of numbers."
+    if not isinstance(given, Iterable) or not all(isinstance(number, Real) for number in given):
+        raise ValueError(f'{name} is {given!r}; give a list of numbers, such as {example}')
+
+def separated(
+    kind: Callable, # makes a value of a word: int, str
+    what: str, # these values are, for the message
+) -> Callable[[str], tuple]: # the `type` of an option of argparse
+    "Reads words that are separated by commas. What is no number is refused with a sentence of argparse."
+    def words(text):
+        try: return tuple(kind(word) for word in text.split(',') if word)
+        except ValueError:
+            raise ArgumentTypeError(f'{what} are whole numbers separated by commas, such as 2,5, and not '
+                                    f'{text!r}') from None
+    return words
 
 def complain(error: Exception):
     "Print an error's sentence and leave with status 1: what a command does with bad input."

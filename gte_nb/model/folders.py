@@ -13,7 +13,7 @@ import json, math, shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import torch
 import numpy as np
@@ -115,13 +115,16 @@ class Settings:
             if isinstance(layer, Dense): width = layer.linear.out_features
         return min(width, self.truncate_dim or width)
 
+def _is_whole(number): # no bool, and at least 1
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 1
+
 def check_dimensions(
     dimensions: Iterable[int], # numbers at the start of a vector
     width: int, # of the whole vector
 ):
     "Raises ValueError for a number that is no part of the vector."
     for number in dimensions:
-        if not isinstance(number, (int, np.integer)) or not 1 <= number <= width:
+        if not _is_whole(number) or number > width:
             raise ValueError(f'dimensions names {number!r}, but a vector has {width} numbers here: choose '
                              f'whole numbers from 1 to {width}')
 
@@ -156,10 +159,12 @@ def read_modules(
     if not file.is_file():
         if tensor_names(folder) & {'embeddings', 'embedding.weight'}: return [('StaticEmbedding', folder)]
         return [('Transformer', folder), ('Pooling', folder/'no settings: the mean')]
-    try: listed = [(entry['type'], folder/entry['path']) for entry in json.loads(file.read_bytes())]
-    except (ValueError, TypeError, KeyError) as error:
+    try:
+        listed = [(entry['type'], folder/entry['path']) for entry in json.loads(file.read_bytes())]
+        modules = [(name.rsplit('.', 1)[-1], path) for name, path in listed]
+        if not listed: raise ValueError('it names no module')
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f'{file} is damaged ({error!r}): it needs a list of types and paths') from None
-    modules = [(name.rsplit('.', 1)[-1], path) for name, path in listed]
     kinds = [kind for kind, _ in modules]
     for kind, (name, _) in zip(kinds, listed):
         if not name.startswith('sentence_transformers.') or kind not in _KINDS:
@@ -177,9 +182,9 @@ def read_pooling(
     "Pooling as six flags, as a name, or as a list of names. Raises UnsupportedModel for another name."
     modes = config.get('pooling_mode') or [mode for mode, flag in POOLINGS.items()
         if config.get(flag)] or 'mean'
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    modes = tuple(modes) if isinstance(modes, (list, tuple)) else (modes,)
     for mode in modes:
-        if mode not in POOLINGS: raise unsupported(folder, f'the Pooling {mode!r}')
+        if mode not in [*POOLINGS]: raise unsupported(folder, f'the Pooling {mode!r}')
     return modes
 
 def read_layer(
@@ -194,7 +199,7 @@ def read_layer(
         if config.get(name, 'sentence_embedding') not in ('sentence_embedding', None):
             raise unsupported(folder, f'a {kind} module of {config[name]}')
     if kind == 'Normalize': return Normalize()
-    activation = config.get('activation_function', 'torch.nn.modules.activation.Tanh')
+    activation = str(config.get('activation_function', 'torch.nn.modules.activation.Tanh'))
     if not activation.startswith('torch.nn.') or activation.rsplit('.', 1)[-1] not in _ACTIVATIONS:
         raise unsupported(folder, f'a Dense module with the activation {activation}')
     if config.get('use_residual'): raise unsupported(folder, 'a Dense module with use_residual')
@@ -210,16 +215,35 @@ def read_layer(
     dense.load_state_dict(weights, assign=True)
     return dense.requires_grad_(False)
 
+def _is_text(value): return isinstance(value, str)
+
+# what may be said beside null, which says nothing
+_MODEL_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = dict(
+    truncate_dim=(_is_whole, 'a whole number of at least 1'),
+    prompts=(lambda value: isinstance(value, dict) and all(prompt is None or _is_text(prompt)
+        for prompt in value.values()), 'an object of names and texts'),
+    default_prompt_name=(_is_text, 'the name of a prompt'),
+    similarity_fn_name=(_is_text, 'a name such as cosine'),
+    skip_unknown=(lambda value: isinstance(value, bool), 'true or false'),
+    max_chars=(_is_whole, 'a whole number of at least 1'),
+    matryoshka_dimensions=(lambda value: isinstance(value, list) and all(map(_is_whole, value)),
+        'a list of whole numbers of at least 1'))
+
 def read_model_settings(
     folder: Path, # of the model
     settings: Settings, # changed in place
 ):
-    """Read config_sentence_transformers.json: prompts, truncation, similarity. Raises ValueError for a
-    default prompt that is not there, UnsupportedModel for what is no SentenceTransformer."""
+    """Read config_sentence_transformers.json: prompts, truncation, similarity. Raises ValueError for a value
+    that means nothing and a default prompt that is not there, UnsupportedModel for what is no
+    SentenceTransformer."""
     file = folder/'config_sentence_transformers.json'
     config = read_json(file)
     kind = config.get('model_type', 'SentenceTransformer')
     if kind != 'SentenceTransformer': raise unsupported(folder, f'a {kind}')
+    for name, (means_something, wanted) in _MODEL_SETTINGS.items():
+        if (value := config.get(name)) is not None and not means_something(value):
+            raise ValueError(f'{file} is damaged: {name} is {value!r} and must be {wanted}; correct it, or '
+                             'take it out')
     settings.prompts = {name: prompt or '' for name, prompt in (config.get('prompts') or {}).items()}
     settings.default_prompt_name = config.get('default_prompt_name')
     if settings.default_prompt_name not in {None, *settings.prompts}:
@@ -227,7 +251,7 @@ def read_model_settings(
                          f'but has the prompts {list(settings.prompts)}: correct it')
     settings.truncate_dim = config.get('truncate_dim')
     settings.similarity = config.get('similarity_fn_name') or 'cosine'
-    settings.skip_unknown, settings.max_chars = config.get('skip_unknown', False), config.get('max_chars')
+    settings.skip_unknown, settings.max_chars = bool(config.get('skip_unknown')), config.get('max_chars')
     settings.dimensions = tuple(config.get('matryoshka_dimensions') or ())
 
 # %% ../../nbs/machinery/folders.ipynb #fa030011
@@ -242,7 +266,8 @@ def read_length(
     positions: int, # that its encoder has
 ) -> tuple[int, bool]: # tokens that are read of a text; whether texts are lower-cased first
     """Read sentence_bert_config.json, and where it gives no length tokenizer_config.json, as
-    sentence-transformers 6 does. Raises UnsupportedModel for a setting that would change vectors."""
+    sentence-transformers 6 does. Raises ValueError for what is no length, UnsupportedModel for a setting
+    that would change vectors."""
     config = read_json(root/'sentence_bert_config.json')
     length, lower = config.pop('max_seq_length', None), config.pop('do_lower_case', False)
     for name in ('tokenizer_args', 'processor_kwargs'):
@@ -253,9 +278,14 @@ def read_length(
             value = {key: setting for key, setting in (value or {}).items() if key not in _HARMLESS}
         if value and value != _PLAIN.get(name):
             raise unsupported(folder, f'{name} {value} in sentence_bert_config.json')
-    if length is None:
+    if bounded := length is None:
         limit = read_json(root/'tokenizer_config.json')
-        length = min(limit.get('model_max_length', limit.get('max_len', positions)), positions)
+        length = limit.get('model_max_length', limit.get('max_len', positions))
+    number = isinstance(length, (int, float)) and not isinstance(length, bool)
+    if number and bounded: length = min(length, positions)
+    if not number or length < 1 or length % 1:
+        raise ValueError(f'{root} asks for texts of {length!r} tokens: correct max_seq_length in '
+                         'sentence_bert_config.json, or model_max_length in tokenizer_config.json')
     return int(length), lower
 
 # %% ../../nbs/machinery/folders.ipynb #fa030013

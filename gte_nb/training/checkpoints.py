@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['LATER', 'LOG', 'checkpoint_steps', 'save_checkpoint', 'load_checkpoint', 'described', 'differences', 'writable',
-           'locked', 'keep_tokenizer', 'same_vocabulary', 'as_table', 'write_table', 'read_log', 'finished_run']
+           'locked', 'keep_tokenizer', 'same_vocabulary', 'as_table', 'write_table', 'read_log', 'finished_run',
+           'recorded_run']
 
 # %% ../../nbs/machinery/checkpoints.ipynb #965cce5a
 import csv, hashlib, json, shutil, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -192,6 +193,17 @@ def finished_run(
     "What a finished run says of itself."
     file = Path(folder)/'training.json'
     return json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+
+def recorded_run(
+    folder: str|Path, # of a run; may be missing
+) -> dict|None: # what it is, as `differences` takes it; None: no run has begun there, or all is damaged
+    "What the run in a folder is: a finished one, or that of the newest checkpoint that can be read."
+    if finished := finished_run(Path(folder)): return finished['about']
+    for step in checkpoint_steps(folder):
+        file = Path(folder)/'checkpoints'/f'{step:09}'/'state.json'
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            return json.loads(file.read_text(encoding='utf-8'))['about']
+    return None
 
 # %% ../../nbs/machinery/checkpoints.ipynb #296e98c0
 documented(globals())

@@ -20,7 +20,7 @@ from ..data.text import SPLITS
 from ..documented import documented
 from .checkpoints import finished_run
 from .recipes import RECIPES, Recipe, _field_comments, chosen_sources
-from ..utils import complain, os_errors_said, runs_folder, stopped
+from ..utils import complain, os_errors_said, runs_folder, separated, stopped
 
 # %% ../../nbs/machinery/command.ipynb #62c3d44d
 def gauge_sources(
@@ -132,13 +132,13 @@ def _add_field(group, field):
     "A field of the recipe."
     name, comment = field.name, _field_comments()[field.name]
     kind, *_ = get_args(field.type) or (field.type,)                      # of each word, in a tuple
-    def words(text): return tuple(kind(word) for word in text.split(',') if word)
     if field.type is bool:
         names = [f'--no-{name}', *['--uncleaned']*(name == 'clean')]
         group.add_argument(*names, dest=name, action='store_false', help=f'not: {comment}')
     elif get_origin(field.type) is tuple:
         more = '; or a file sources.toml, which names them'*(name == 'sources')
-        group.add_argument(f'--{name}', type=words, help=f'{comment}, separated by commas{more}')
+        group.add_argument(f'--{name}', type=separated(kind, name.rpartition('_')[2]),
+            help=f'{comment}, separated by commas{more}')
     else: group.add_argument(f'--{name}', type=kind, help=comment)
 
 def _parsed(stage, argv):
@@ -259,7 +259,7 @@ def gte_prepare(
     out: str = None, # folder for the corpus; default: the cache
     validation: float = None, # share of a source's rows for gauges; default: what the file says, or 0.01
     workers: int = None, # processes; default: one for each core
-    engine: str = 'local', # or ray: the cluster that RAY_ADDRESS names, whose machines share the files
+    engine: str = 'local', # local, or ray: the cluster that RAY_ADDRESS names, whose machines share the files
     tokens: str = None, # recipe; make the token tables that its stage 1 reads, too
     init: str = None, # folder of the model that its run starts from, as for gte_pretrain; for tokens only
 ):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastcore.docments import docments
 
 from ..documented import documented
-from ..utils import cache_folder, complain, os_errors_said, runs_folder, stopped
+from ..utils import cache_folder, complain, os_errors_said, runs_folder, separated, stopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,22 @@ class Distillation:
         for name in ('width', 'texts', 'learning_rate'):
             if (value := getattr(self, name)) < 0:
                 raise ValueError(f'{name} is {value}; give a positive number')
+        if [*self.keep_layers] != (ascending := sorted({*self.keep_layers})):
+            given, wanted = (','.join(map(str, layers)) for layers in (self.keep_layers, ascending))
+            raise ValueError(f'keep_layers is {given}; name each layer once, from the first to the last: '
+                             f'{wanted}')
+        self._check_training()
+
+    def _check_training(self):
+        "Raises ValueError for what makes no run, before a corpus or a teacher is read."
+        from gte_nb.data.sampler import MixtureSampler
+        from gte_nb.training.distil import OBJECTIVES
+        from gte_nb.training.loop import Settings
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
+        if not self.texts: raise ValueError('0 texts are asked for; choose 1 or more')
+        Settings(self.steps, self.rate)
+        MixtureSampler([self.texts], self.batch_size, self.alpha, self.seed)
 
     @property
     def rate(self) -> float: # peak
@@ -56,26 +72,25 @@ class Distillation:
         return self.learning_rate or (5e-4 if self.keep_layers else 5e-3)
 
 # %% ../../nbs/machinery/distil_command.ipynb #f41b701f
-def _teacher_folder(name):
-    "Where the teacher lies. Raises ValueError when there is no such model."
-    from gte_nb.model.embedder import minilm_folder
-    from gte_nb.model.identity import hub_folder
-    if name == PACKAGED: return minilm_folder()
-    return Path(name) if Path(name).exists() else hub_folder(name)
-
-def _student(recipe, teacher, folder, name, vectors):
-    """The student before training, and the directions of the teacher's vectors that it is to match; None:
-    all. Raises ValueError for a student that this teacher cannot have."""
-    from gte_nb.model.embedder import Embedder
-    from gte_nb.training.teacher import directions, table_student
-    if recipe.width:
-        kept = directions(vectors, recipe.width)
-        return table_student(teacher, kept, name), None if recipe.width == teacher.hidden_size else kept
+def _check_student(recipe, teacher, folder):
+    "Raises ValueError for a student that this teacher cannot have."
+    from gte_nb.model.weights import kept_layers
+    from gte_nb.training.teacher import check_width
+    teacher.tokenize([], recipe.tokens)                    # raises for a length that it cannot read
+    if recipe.width: return check_width(recipe.width, teacher.hidden_size)
     if teacher.static or len(teacher.settings.layers):
         why = ('is a table and has no layers' if teacher.static
                else 'ends in a Dense module, which is not trained here')
         raise ValueError(f'the teacher {recipe.teacher} {why}; it can teach a table: --width 256')
-    return Embedder.load(folder, keep_layers=recipe.keep_layers, dropout=0.), None
+    kept_layers(recipe.keep_layers, teacher.encoder.config.num_hidden_layers, folder)
+
+def _student(recipe, teacher, folder, name, vectors):
+    "The student before training, and the directions of the teacher's vectors to match; None: all."
+    from gte_nb.model.embedder import Embedder
+    from gte_nb.training.teacher import directions, table_student
+    if recipe.keep_layers: return Embedder.load(folder, keep_layers=recipe.keep_layers, dropout=0.), None
+    kept = directions(vectors, recipe.width)
+    return table_student(teacher, kept, name), None if recipe.width == teacher.hidden_size else kept
 
 # %% ../../nbs/machinery/distil_command.ipynb #68988d50
 EACH = 40   # validation texts of a source that the gauge reads, at most
@@ -91,16 +106,26 @@ def _held_out(corpus, sources):
         texts += [both[i] for i in rng.permutation(len(both))[:EACH]]
     return texts
 
-def _about(recipe, out, folder, student, corpus, sources, name):
+def _about(recipe, out, folder, tokenizer, corpus, sources, name):
     "What a run is: recorded, and compared before it goes on."
     from gte_nb.data.tokens import tokenizer_hash
     from gte_nb.model.identity import weights_hash
     from gte_nb.training.checkpoints import finished_run
     packaged = recipe.teacher == PACKAGED
     init = PACKAGED if packaged else weights_hash(folder) if finished_run(folder) else name
-    return dict(asdict(recipe), name=out.name, start=PACKAGED if packaged else str(folder), init=init,
+    return dict(asdict(recipe), stage='distillation', name=out.name,
+        start=PACKAGED if packaged else str(folder), init=init,
         teacher=name, sources=sources, learning_rate=recipe.rate, query_tokens=recipe.tokens,
-        document_tokens=recipe.tokens, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(student.tokenizer))
+        document_tokens=recipe.tokens, corpus=corpus.fingerprint, tokenizer=tokenizer_hash(tokenizer))
+
+def _check_folder(out, about):
+    "Raises ValueError for a folder that holds another run, or cannot be written."
+    from gte_nb.training.checkpoints import differences, finished_run, recorded_run, writable
+    about = json.loads(json.dumps(about))                  # as it comes back from a file
+    if (there := recorded_run(out)) and (different := differences(about, there)):
+        kind = 'another finished run' if finished_run(out) else 'another run'
+        raise ValueError(f'{out} holds {kind}: {different}; choose another --out, or delete it')
+    writable(out)
 
 def _text_tables(recipe, corpus, sources):
     "model → token ids of the texts, cached by what they depend on; drawn only where a table is missing."
@@ -114,18 +139,25 @@ def _text_tables(recipe, corpus, sources):
         return token_table(model, drawn, recipe.tokens, cache_folder()/'tokens'/f'distil-{name}')
     return table
 
-def _prepared(recipe, out, corpus):
-    "Student, token ids, the vectors to match, what the run is, gauges."
+def _prepared(recipe, out, corpus, allow_changes):
+    "Student, token ids, the vectors to match, what the run is, gauges; what is refused costs no vector."
+    from gte_nb.data.sampler import MixtureSampler
     from gte_nb.model.embedder import Embedder
-    from gte_nb.model.identity import model_hash
+    from gte_nb.model.identity import model_folder, model_hash
     from gte_nb.training.distil import cosine_gauge
-    from gte_nb.training.teacher import teacher_vectors
-    folder = _teacher_folder(recipe.teacher)
+    from gte_nb.training.teacher import check_sources, teacher_vectors
+    folder = model_folder(recipe.teacher)
     teacher, name = Embedder.load(folder), model_hash(folder)
+    _check_student(recipe, teacher, folder)
     every = tuple(source for source, rows in corpus.manifest['rows'].items() if rows.get('train'))
     sources = recipe.sources or every
+    check_sources(corpus, sources)
+    about = _about(recipe, out, folder, teacher.tokenizer, corpus, sources, name)
+    if not allow_changes: _check_folder(out, about)
     table = _text_tables(recipe, corpus, sources)
-    vectors = teacher_vectors(teacher, table(teacher), name)
+    # there may be fewer texts than asked for
+    MixtureSampler([len(ids := table(teacher))], recipe.batch_size)
+    vectors = teacher_vectors(teacher, ids, name)
     student, kept = _student(recipe, teacher, folder, name, vectors)
     def matched(vectors): return vectors if kept is None else vectors @ kept
     gauges, held_out = {}, _held_out(corpus, sources)
@@ -133,13 +165,13 @@ def _prepared(recipe, out, corpus):
         wanted = teacher_vectors(teacher, teacher.tokenize(held_out, recipe.tokens), name)
         gauges['cosine with the teacher'] = cosine_gauge(student.tokenize(held_out, recipe.tokens),
             matched(wanted))
-    about = _about(recipe, out, folder, student, corpus, sources, name)
     return student, table(student), matched(vectors), about, gauges
 
 def run_distillation(
     recipe: Distillation, # teacher, student, texts and steps
     out: 'str|Path', # folder of the run
-    corpus: 'Corpus|None' = None, # None: the project's own, mined when it is not there yet
+    # as `open_corpus` takes it: a folder, files; None: the project's own, mined when it is not there yet
+    corpus: 'Corpus|str|Path|list|None' = None,
     # arguments of `train` that say how it is computed and shown, not what: gauge_every, quiet …
     **how,
 ) -> 'pd.DataFrame': # the log: step, loss, norm, learning_rate, pairs, seconds, skipped
@@ -148,11 +180,13 @@ def run_distillation(
     from gte_nb.data.mining import open_corpus
     from gte_nb.training.card import write_card
     from gte_nb.training.distil import distil
+    from gte_nb.training.loop import Options
     from gte_nb.training.processes import first_process_first, losses_said, processes
+    Options(**{field.name: how[field.name] for field in fields(Options) if field.name in how})
     out = Path(out)
     with losses_said(out), first_process_first():
-        corpus = corpus or open_corpus(None)
-        student, ids, vectors, about, gauges = _prepared(recipe, out, corpus)
+        corpus = open_corpus(corpus)
+        student, ids, vectors, about, gauges = _prepared(recipe, out, corpus, how.get('allow_changes'))
     if processes().is_main_process and not how.get('quiet'):
         print(f'{len(ids):,} texts, {about["objective"]} with {recipe.teacher}, into {out}'
               + '; no validation rows, so no gauge'*(not gauges), flush=True)
@@ -166,11 +200,9 @@ def _add_field(parser, field, comment):
     "An option for a field; words of a tuple are separated by commas."
     spellings = dict.fromkeys((f"--{field.name.replace('_', '-')}", f'--{field.name}'))
     several = field.type in (tuple[int, ...], tuple[str, ...])
-    one = field.type.__args__[0] if several else field.type
-    def words(text): return tuple(one(word) for word in text.split(','))
+    kind = separated(field.type.__args__[0], field.name.rpartition('_')[2]) if several else field.type
     default = '' if field.default in ((), 0) else f'; default: {field.default}'
-    parser.add_argument(*spellings, type=words if several else one, default=field.default,
-        help=comment + default)
+    parser.add_argument(*spellings, type=kind, default=field.default, help=comment + default)
 
 def _parsed(argv):
     "The words of a command line."
@@ -195,12 +227,10 @@ def _run(argv):
     "What the command does."
     how, numbers = _parsed(argv)
     recipe, out, corpus = Distillation(**numbers), how.pop('out'), how.pop('corpus')
-    from gte_nb.data.mining import open_corpus
-    from gte_nb.training.processes import first_process_first, losses_said, processes, sigterm_said
+    from gte_nb.training.processes import processes, sigterm_said
     try:
         with sigterm_said():
-            with losses_said(), first_process_first(): rows = open_corpus(corpus)
-            log = run_distillation(recipe, out, rows, **how)
+            log = run_distillation(recipe, out, corpus, **how)
             if processes().is_main_process:
                 fell = f"loss {log['loss'].iloc[:10].mean():.4f} → {log['loss'].iloc[-10:].mean():.4f}"
                 print(f"{out}: {fell} in {log['seconds'].iloc[-1]/60:.1f} minutes")

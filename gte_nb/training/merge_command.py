@@ -15,7 +15,8 @@ from ..utils import complain, os_errors_said, stopped
 # %% ../../nbs/machinery/merge_command.ipynb #3f8f3c57
 def _parsed(argv):
     "The words of a command line."
-    parser = ArgumentParser('gte_merge', description=gte_merge.__doc__, allow_abbrev=False)
+    parser = ArgumentParser('gte_merge', description=gte_merge.__doc__.partition('\n')[0],
+        allow_abbrev=False)
     parser.add_argument('models', nargs='+', metavar='MODEL',
         help='folder of a model; or all-MiniLM-L6-v2, which is packaged; or a name on the Hugging Face hub')
     parser.add_argument('--weight', nargs='+', type=float, metavar='SHARE',

@@ -19,7 +19,7 @@ from ..model.folders import written_together
 from ..model.identity import model_folder, model_hash
 from .card import bases, provenance, training_history, write_card
 from .checkpoints import differences, finished_run
-from ..utils import writing
+from ..utils import check_numbers, writing
 
 # %% ../../nbs/book/15_merging.ipynb #ab7dc319
 def linear(
@@ -69,6 +69,7 @@ def _check_shares(shares, count, method):
     if count < 2: raise ValueError('a merge needs two models or more; name another folder')
     if method == 'slerp' and count > 2:
         raise ValueError(f'slerp goes along the arc between two models, and there are {count}; choose linear')
+    check_numbers('shares', shares, '[0.5, 0.5]')
     if len(shares) != count:
         raise ValueError(f'there are {count} models and {len(shares)} shares; give each one')
     if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:

@@ -12,6 +12,7 @@ from typing import Callable, Sequence
 
 from ..documented import documented
 from ..model.folders import check_dimensions
+from ..utils import check_numbers
 
 # %% ../../nbs/book/16_short_vectors.ipynb #16a00009
 def matryoshka_loss(
@@ -22,6 +23,8 @@ def matryoshka_loss(
     """The sum of a loss over prefixes of the vectors (Matryoshka, arXiv 2205.13147). The whole vector
     counts if its width is among `dimensions`. Raises ValueError, when it is made for weights that do not
     fit, and when it is called for more dimensions than the vectors have."""
+    check_numbers('dimensions', dimensions, '[64, 128]')
+    if weights is not None: check_numbers('weights', weights, '[0.5, 1.]')
     dimensions, weights = [*dimensions], [1.]*len(dimensions) if weights is None else [*weights]
     if not dimensions: raise ValueError('dimensions is empty; name at least one, or take the loss as it is')
     if len(weights) != len(dimensions):
