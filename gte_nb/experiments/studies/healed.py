@@ -137,5 +137,5 @@ def comparisons(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
-    "What the paper says of its choices."
-    return [*comparisons(rows).values()]
+    "What the paper says of its choices, where more than one seed is recorded."
+    return [claim for claim in comparisons(rows).values() if claim.seeds != '1']
