@@ -1733,6 +1733,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                                          'gte_nb/experiments/studies/short_vectors.py'),
                                                           'gte_nb.experiments.studies.short_vectors._Prefix.embed': ( 'experiments/short_vectors.html#_prefix.embed',
                                                                                                                       'gte_nb/experiments/studies/short_vectors.py'),
+                                                          'gte_nb.experiments.studies.short_vectors._prompted': ( 'experiments/short_vectors.html#_prompted',
+                                                                                                                  'gte_nb/experiments/studies/short_vectors.py'),
                                                           'gte_nb.experiments.studies.short_vectors.claims': ( 'experiments/short_vectors.html#claims',
                                                                                                                'gte_nb/experiments/studies/short_vectors.py'),
                                                           'gte_nb.experiments.studies.short_vectors.exams': ( 'experiments/short_vectors.html#exams',
