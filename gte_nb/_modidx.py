@@ -132,6 +132,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                    'gte_nb/data/code_sources.py'),
                                           'gte_nb.data.code_sources._editable_files': ( 'machinery/code_sources.html#_editable_files',
                                                                                         'gte_nb/data/code_sources.py'),
+                                          'gte_nb.data.code_sources._editable_paths': ( 'machinery/code_sources.html#_editable_paths',
+                                                                                        'gte_nb/data/code_sources.py'),
                                           'gte_nb.data.code_sources._first': ( 'machinery/code_sources.html#_first',
                                                                                'gte_nb/data/code_sources.py'),
                                           'gte_nb.data.code_sources._header_end': ( 'machinery/code_sources.html#_header_end',

@@ -33,15 +33,18 @@ def installed_version(
     try: return metadata.version(package)
     except metadata.PackageNotFoundError: return None
 
-def _editable_files(package):
-    "(name, path) of the Python files of a package that is installed from the folder where it is written."
+def _editable_paths(package):
+    "(base, path) of the Python files of a package that is installed from the folder where it is written."
     source = json.loads(package.read_text('direct_url.json') or '{}')
     if not source.get('dir_info', {}).get('editable'): return []
     root = Path(url2pathname(urlsplit(source['url']).path))
     names = (package.read_text('top_level.txt') or package.name.replace('-', '_')).split()
-    files = [(base, path) for base in (root, root/'src') for name in names
-             for path in (base/f'{name}.py', *(base/name).rglob('*.py')) if path.exists()]
-    return [(path.relative_to(base).as_posix(), path) for base, path in files]
+    return [(base, path) for base in (root, root/'src') for name in names
+            for path in (*base.glob(f'{name}.py'), *(base/name).rglob('*.py'))]
+
+def _editable_files(package):
+    "The same with the name of each file in place of its base."
+    return [(path.relative_to(base).as_posix(), path) for base, path in _editable_paths(package)]
 
 _LISTS = 'METADATA', 'PKG-INFO', 'RECORD', 'installed-files.txt', 'SOURCES.txt'    # written by installers
 

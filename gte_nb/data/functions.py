@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Iterator
 
-from .code_sources import (_DEFINITION, _LISTS, _SIMPLE, _docstring, _editable_files, files_hash,
+from .code_sources import (_DEFINITION, _LISTS, _SIMPLE, _docstring, _editable_paths, files_hash,
     installed_version, python_files, read_python)
 from .text import LONE_SURROGATE, squeeze
 from ..documented import documented
@@ -187,7 +187,7 @@ def environment_stamp() -> str: # 16 hexadecimal digits
             for file in ('', *(('RECORD',) if name.endswith('.dist-info') else _LISTS)):
                 look(os.path.join(about, file))
             if look(os.path.join(about, 'direct_url.json')):
-                for _, path in _editable_files(metadata.PathDistribution(Path(about))): look(path)
+                for _, path in _editable_paths(metadata.PathDistribution(Path(about))): look(path)
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 
 # %% ../../nbs/machinery/functions.ipynb #17712c0b

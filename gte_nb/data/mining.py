@@ -9,8 +9,6 @@ __all__ = ['MINER', 'KINDS', 'package_list', 'split_within', 'keep_packages', 'm
 # %% ../../nbs/machinery/mining.ipynb #b79d5263
 import csv, gc, hashlib, io, json, shutil, sys
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import metadata
 from multiprocessing import current_process, get_start_method
@@ -19,7 +17,6 @@ from time import perf_counter
 from zlib import crc32
 
 from fastcore.script import call_parse
-from filelock import FileLock, Timeout
 
 from .cleaning import RULES, CopyIndex, evaluation_texts, flag_rows
 from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, installed_version,
@@ -139,6 +136,7 @@ def _mine_chunk(folder, number, package, kind, jobs):
 @contextmanager
 def _processes(workers, **settings):
     "A pool of processes. Raises ValueError when one of them ends before its work is done."
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor # not for --help
     try:
         with ProcessPoolExecutor(workers, **settings) as pool:
             try: yield pool
@@ -153,6 +151,7 @@ def _processes(workers, **settings):
 
 def _locked(file):
     "Hold a lock. A process that is still importing the script whose lock it would wait for leaves instead."
+    from filelock import FileLock, Timeout
     importing = getattr(current_process(), '_inheriting', False)           # multiprocessing itself goes by it
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,6 @@ __all__ = ['SHARD', 'VALIDATION_ROWS', 'run_jobs', 'prepare']
 
 # %% ../../nbs/machinery/prepare.ipynb #9e9a0003
 import errno, hashlib, json, os, shutil, sys, threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, pairwise
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
-from filelock import FileLock
 
 from .corpus import Corpus, _fingerprint, _row_digest, _skipped_rows
 from .files import READER, Remarks, Source, checked_rows, files_of, unused_columns
@@ -176,6 +173,7 @@ def run_jobs(
     if engine == 'ray': yield from _on_ray(function, jobs, workers)
     elif min(workers, len(jobs)) <= 1: yield from map(function, jobs)
     else:
+        from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor # not for --help
         try:
             # not forked: a fork makes a copy of each page of this process, torch and all, as it is touched
             with ProcessPoolExecutor(min(workers, len(jobs)), get_context('spawn')) as pool:
@@ -445,6 +443,7 @@ def _checked_sources(sources, validation, engine):
 
 def _locked(folder, places):
     "Hold the folders; raises ValueError when nothing can be written there, or when something else is there."
+    from filelock import FileLock
     locks = ExitStack()
     try:
         for place in sorted({folder, *(place for place in places if place.parent != folder)}):

@@ -14,11 +14,9 @@ from itertools import count
 from pathlib import Path
 from typing import Iterable
 
-from filelock import FileLock
 
 from .corpus import Corpus
 from .files import _SUFFIXES, Source, _is_used
-from .prepare import prepare
 from .registry import hub_rows, local_files, local_folder, registry
 from ..documented import documented
 from ..utils import cache_folder, progress_bar, written_aside
@@ -150,6 +148,7 @@ def _hub_files(name, table, where):
     asked = {key: table[key] for key in _FITS['hub'] if key in table} | dict(hub=table['hub'])
     key = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = cache_folder()/'hub'/f'{name}-{key}'
+    from filelock import FileLock
     aside = folder.with_name(f'.fetching-{folder.name}')
     aside.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f'{aside}.lock'):
@@ -303,6 +302,7 @@ class Sources:
         engine: str = 'local', # as `prepare` takes it
     ) -> Corpus: # with all sources
         "Prepare the rows of all sources for training. Raises ValueError as `found` and `prepare` do."
+        from gte_nb.data.prepare import prepare                          # not for --help
         return prepare(self.found(), folder, self.validation, workers, engine)
 
 # %% ../../nbs/machinery/sources.ipynb #5c0a000d
