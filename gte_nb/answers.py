@@ -196,8 +196,8 @@ def _cache_errors_said():
     try: yield
     except OSError as error:
         if not error.filename or not Path(error.filename).is_relative_to(cache_folder()): raise
-        raise ValueError(f'{error.filename} cannot be written ({error.strerror}); set GTE_NB_CACHE to another '
-                         'folder') from None
+        raise ValueError(f'{error.filename} cannot be written ({error.strerror}); set GTE_NB_CACHE to '
+                         'another folder') from None
 
 def answers(
     query: str, # what is looked for
@@ -209,7 +209,8 @@ def answers(
     query_model: Path|None = None,
 ) -> Iterator[Answer]:
     """The answers to a question: one if the index is there, otherwise first from words, then from the model
-    among what words find, and last from the model among all. Raises ValueError or FileNotFoundError for bad input, or where nothing can be written."""
+    among what words find, and last from the model among all. Raises ValueError or FileNotFoundError for
+    bad input, or where nothing can be written."""
     if not query.strip(): raise ValueError('the query is empty; say in a few words what you look for')
     check_count('top', top)
     if LONE_SURROGATE.search(query): raise ValueError('the query holds half a character; type it again')

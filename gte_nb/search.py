@@ -75,7 +75,8 @@ def _heading(answer, model, named, query_model):
             answer.missing)
         then = '' if answer.final else f'; {name} answers below, once it has read them'
         return f'model: none yet, shared words (BM25) in {seen}{then}'
-    if not answer.final: name += f', among the {answer.searched:,} texts that share most words; from all of them below'
+    if not answer.final:
+        name += f', among the {answer.searched:,} texts that share most words; from all of them below'
     own = named or runs_folder() in model.parents
     if query_model: name += f', queries by {query_model}'
     return f'model: {name}' + ('' if own else f' (no finished model of your own in {runs_folder()} yet)')

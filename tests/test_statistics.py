@@ -240,7 +240,8 @@ def test_recorded_rows_are_whole_give_their_means_and_say_how_they_were_made(fil
     for cell, how in made.items():
         if cell[2] == OLD: continue
         assert how.get('commit', 'none') != 'none', cell
-        assert 'recipe' not in how or ({'model', 'weights'} & how.keys()
+        # a race of speed has a recipe, and no model is kept of it
+        assert 'recipe' not in how or file.stem == 'speed' or ({'model', 'weights'} & how.keys()
             and {'exams', 'tasks'} & how.keys()), cell
 
 def test_results_stay_small(): assert sum(file.stat().st_size for file in RESULTS.iterdir()) < 30e6

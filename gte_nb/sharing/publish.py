@@ -197,8 +197,8 @@ def gte_share(
         if onnx or int8:
             from gte_nb.model.embedder import Embedder
             speeds = backend_speeds(Embedder.load(folder))
-            print('times as fast as PyTorch on this machine: ' + ', '.join(f'{backend} {precision} {times:.2f}'
-                for (backend, precision), (times, _) in speeds.items()))
+            print('times as fast as PyTorch on this machine: ' + ', '.join(
+                f'{backend} {precision} {times:.2f}' for (backend, precision), (times, _) in speeds.items()))
             if not (to or (Path(folder)/'README.md').exists()): return # written to be used, and not uploaded
         files = model_files(folder)
         for name, size in files: print(f'{size:14,}  {name}')
