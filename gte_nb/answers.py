@@ -127,8 +127,8 @@ def _answer(index, query, top, model, missing=0, final=True):
 def _kept_open(folder, stamp, query_model, _): # the last: the stamp of the query model
     "An index stays open for the next question, with its model. Raises ValueError for one of another stamp."
     index = SearchIndex.open(folder, query_model=query_model)
-    index.ready()
     if json.dumps(index.about.get('stamp')) != stamp: raise ValueError(f'{folder} is of another time')
+    index.ready()
     return index
 
 def _opened(folder, stamp, query_model):
@@ -154,10 +154,9 @@ def _embedder(model, max_length, _): # the last: the stamp of the model
 
 def _embedded(rows, model, max_length, query_model):
     "An index of rows; vectors that are new are computed and kept."
-    if query_model: _check_width(model, query_model)
+    stamp = json.dumps(model_stamp(model))
     def encode(texts):
-        embedder = _embedder(model, max_length, json.dumps(model_stamp(model)))
-        return embedder.encode_document(texts, normalize=True, progress=False)
+        return _embedder(model, max_length, stamp).encode_document(texts, normalize=True, progress=False)
     vectors = kept_vectors([row['text'] for row in rows], encode, _store(model, max_length))
     # 32 bits again: one query would spend five times the product's time on converting 16
     return SearchIndex(rows, vectors.astype(np.float32), model, query_model=query_model)
@@ -229,6 +228,7 @@ def answers(
             if missing or quick or len(missing_texts(texts, _store(model, world.max_length))) > SOON:
                 yield _answer(words := SearchIndex(rows), query, top, 'words', missing, quick)
                 if quick: return
+        if query_model: _check_width(model, query_model)
         if words: yield from _among_words(words, query, top, model, world.max_length, query_model)
         with _alone(folder):
             index = (_opened(folder, stamp, query_model)

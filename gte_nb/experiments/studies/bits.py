@@ -22,7 +22,6 @@ from ...model.bits import _distances_in_tiles, binary_codes, bit_table, hamming_
 from ...model.embedder import Embedder
 from ...search_index import SearchIndex
 
-
 # %% ../../../nbs/experiments/bits.ipynb #ea365f54
 PREDICTION = ('float16 and int8 differ from float32 by less than half a point of nDCG@10; signs alone lose '
               'more than two points, and with 100 rows rescored by int8 keep at least 95% of it; one query '

@@ -21,7 +21,6 @@ from ...model.query_model import map_tensors
 from ...search_index import SearchIndex
 from ...training.gauges import mrr
 
-
 # %% ../../../nbs/experiments/search.ipynb #c02601a4
 PREDICTION = ('all-MiniLM-L6-v2 finds a third more than words; a table of its token vectors, weighted by '
               'rarity, is not better than words; both by ranks are worse than the model alone; exact search '
