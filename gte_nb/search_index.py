@@ -20,7 +20,7 @@ from .documented import documented
 from .model.bits import binary_codes, bit_table, int8_codes, int8_products, int8_ranges, nearest_codes
 from .model.identity import model_hash, model_stamp
 from .model.query_model import QueryModel, describe_queries
-from .utils import progress_bar, writing, written_aside
+from .utils import is_count, progress_bar, writing, written_aside
 
 # %% ../nbs/machinery/search_index.ipynb #5d524ca3
 TILE = 4096 # rows whose scores exist at the same time
@@ -160,7 +160,7 @@ def check_count(
     value: Any, # that was given for it
 ):
     "Raises ValueError for what is not a whole number from 1 up."
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    if not is_count(value):
         raise ValueError(f'{name} is {value!r}; give a whole number from 1 up')
 
 def _several(given, what, else_give=''):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['checkout', 'data_folder', 'cache_folder', 'runs_folder', 'results_folder', 'evaluation_folder',
            'needed_evaluation_folder', 'progress_bar', 'new_figure', 'interactive', 'written_aside', 'kept',
-           'read_json', 'cores', 'report_unread', 'check_numbers', 'separated', 'complain', 'writing', 'os_errors_said',
-           'stopped']
+           'read_json', 'cores', 'report_unread', 'is_count', 'check_numbers', 'separated', 'complain', 'writing',
+           'os_errors_said', 'stopped']
 
 # %% ../nbs/machinery/utils.ipynb #7aeea340
 import errno, io, json, os, sys
 from argparse import ArgumentTypeError
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
@@ -166,6 +166,12 @@ def report_unread(
     if refused:
         print(f'{len(refused)} of {files} files could not be read and were left out, '
               f'for example {refused[0]}')
+
+def is_count(
+    value: Any, # of an argument or a setting
+) -> bool: # False for True and for 2.0
+    "Whether it is a whole number from 1 up."
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 def check_numbers(
     name: str, # of an argument

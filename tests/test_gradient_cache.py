@@ -7,7 +7,7 @@ from gte_nb.data.batches import Batch
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import Encoder, EncoderConfig
 from gte_nb.training import chunks
-from gte_nb.training.chunks import ChunkedBatch, plan
+from gte_nb.training.chunks import ChunkedBatch, halves, plan, side_by_side
 from gte_nb.training.gradient_cache import _embed, _replay, backward
 
 @pytest.fixture(scope='module')
@@ -90,6 +90,39 @@ def test_free_memory_decides_how_many_graphs_are_kept_and_nothing_else(embedder,
         embedder.encoder.zero_grad()
     assert kept == [1, len(cuts[0])] and len(cuts[0]) > 1 and cuts[0] == cuts[1]
     assert gradients[0].any() and gradients[0].equal(gradients[1])
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+def test_two_threads_and_one_give_the_same_bits(embedder, two_threads):
+    gradients = []
+    for threads in (2, 2, 1):
+        torch.set_num_threads(threads)
+        backward(embedder, SOME, temperature=0.05, seed=7)
+        gradients.append(torch.cat([p.grad.flatten() for p in embedder.encoder.parameters()
+            if p.grad is not None]))
+        embedder.encoder.zero_grad()
+    assert gradients[0].any() and all(gradients[0].equal(other) for other in gradients)
+
+def test_halves_share_weights_and_texts_but_no_gradients(embedder):
+    first, second = halves(embedder, SOME, 'fp32', None, 7)
+    for ours, theirs in zip(*(work.embedder.encoder.parameters() for work in (first, second))):
+        assert ours.data_ptr() == theirs.data_ptr() and ours is not theirs
+    assert sorted(np.concatenate([first.shares[first.rank], second.shares[second.rank]])) == list(range(64))
+    padded = Embedder(embedder.encoder, embedder.tokenizer, 128)
+    padded.encoder.packed = False
+    try: assert len(halves(padded, SOME, 'fp32', None, 7)) == 1
+    finally: padded.encoder.packed = None
+
+def test_a_fault_in_either_thread_arrives_and_the_threads_come_back(two_threads):
+    assert side_by_side(int, ['1', '2']) == [1, 2]
+    for words in (['1', 'two'], ['one', '2']):
+        with pytest.raises(ValueError, match='invalid literal'): side_by_side(int, words)
+        assert torch.get_num_threads() == 2
 
 @pytest.mark.parametrize('limit, used, left', [('max', '5', None), ('1000', '300', 700), (None, None, None)])
 def test_a_container_s_limit_counts(limit, used, left, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from torch import nn
 from ..documented import documented
 from .encoder import mean_pool
 from .weights import UnsupportedModel, check_floats, read_weights, write_weights
-from ..utils import read_json
+from ..utils import is_count, read_json
 
 # %% ../../nbs/machinery/folders.ipynb #fa030007
 POOLINGS = dict( # name since sentence-transformers 6 → the flag before; concatenated in this order
@@ -115,16 +115,13 @@ class Settings:
             if isinstance(layer, Dense): width = layer.linear.out_features
         return min(width, self.truncate_dim or width)
 
-def _is_whole(number): # no bool, and at least 1
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool) and number >= 1
-
 def check_dimensions(
     dimensions: Iterable[int], # numbers at the start of a vector
     width: int, # of the whole vector
 ):
     "Raises ValueError for a number that is no part of the vector."
     for number in dimensions:
-        if not _is_whole(number) or number > width:
+        if not is_count(number) or number > width:
             raise ValueError(f'dimensions names {number!r}, but a vector has {width} numbers here: choose '
                              f'whole numbers from 1 to {width}')
 
@@ -219,14 +216,14 @@ def _is_text(value): return isinstance(value, str)
 
 # what may be said beside null, which says nothing
 _MODEL_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = dict(
-    truncate_dim=(_is_whole, 'a whole number of at least 1'),
+    truncate_dim=(is_count, 'a whole number of at least 1'),
     prompts=(lambda value: isinstance(value, dict) and all(prompt is None or _is_text(prompt)
         for prompt in value.values()), 'an object of names and texts'),
     default_prompt_name=(_is_text, 'the name of a prompt'),
     similarity_fn_name=(_is_text, 'a name such as cosine'),
     skip_unknown=(lambda value: isinstance(value, bool), 'true or false'),
-    max_chars=(_is_whole, 'a whole number of at least 1'),
-    matryoshka_dimensions=(lambda value: isinstance(value, list) and all(map(_is_whole, value)),
+    max_chars=(is_count, 'a whole number of at least 1'),
+    matryoshka_dimensions=(lambda value: isinstance(value, list) and all(map(is_count, value)),
         'a list of whole numbers of at least 1'))
 
 def read_model_settings(

@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['CHUNK_TOKENS', 'PRECISIONS', 'MOST_KEPT', 'GraphBytes', 'seed_dropout', 'graph_memory', 'free_memory', 'ChunkedBatch',
-           'plan']
+           'plan', 'halves', 'side_by_side', 'sparse_token_gradients', 'join_gradients']
 
 # %% ../../nbs/machinery/gradient_cache_memory.ipynb #aeb7c3f0
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from copy import copy, deepcopy
 from functools import cache
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 
 import torch
 import numpy as np
 
 from ..documented import documented
+from ..model.dropout import masks_from
 from ..model.embedder import TOKEN_BUDGET, Embedder, length_chunks
 from .processes import _sharded, largest, processes
 
@@ -50,15 +53,18 @@ class GraphBytes(torch.autograd.graph.saved_tensors_hooks):
 # positions of a chunk; more were no faster on a CPU, a GPU wants work for all of it
 CHUNK_TOKENS = dict(cpu=TOKEN_BUDGET, cuda=131_072)
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)
-MOST_KEPT = 8 << 30 # bytes of graphs on a CPU, unless more is asked for
+MOST_KEPT = 12 << 30 # bytes of graphs on a CPU, unless more is asked for
+
+def _mask_seed(seed, chunk):
+    state = np.random.SeedSequence((*np.atleast_1d(seed).tolist(), chunk)).generate_state(1, np.uint64)
+    return int(state[0] >> 1)
 
 def seed_dropout(
     seed: int|tuple[int, ...], # of a step
-    part: int, # of its work, counted over all processes
+    chunk: int, # of its work, counted over all processes
 ):
     "The same dropout masks each time."
-    torch.manual_seed(int(np.random.SeedSequence((*np.atleast_1d(seed).tolist(), part)).generate_state(1,
-        np.uint64)[0] >> 1))
+    torch.manual_seed(_mask_seed(seed, chunk))
 
 def graph_memory(
     memory: int|None, # bytes; None: 2 GiB on a CPU, half of a GPU's memory
@@ -92,18 +98,20 @@ class ChunkedBatch:
         precision: str, # one of PRECISIONS
         memory: int|None, # bytes for graphs, as `backward` takes them
         seed: int|tuple[int, ...], # of the dropout masks
+        half: int|None = None, # 0 or 1: of this process's texts; None: all of them
     ):
-        self.embedder, self.seed = embedder, seed
-        self.device = next(embedder.encoder.parameters()).device
-        self.dtype, self.memory = PRECISIONS[precision], graph_memory(memory, self.device)
+        self.embedder, self.seed, self.half = embedder, seed, half
+        self.device, parts = next(embedder.encoder.parameters()).device, 1 if half is None else 2
+        self.dtype, self.memory = PRECISIONS[precision], graph_memory(memory, self.device)//parts
         self.present = [len(ids) > 0 for ids in batch.negatives or ()]
         self.texts = [*batch.queries, *batch.documents, *compress(batch.negatives or (), self.present)]
         self.lengths = np.fromiter(map(len, self.texts), dtype=np.int64, count=len(self.texts))
-        self.rank, self.world = processes().process_index, processes().num_processes
+        self.rank = processes().process_index*parts + (half or 0)
+        self.world = processes().num_processes*parts
         # chunks are cut alike whatever is free, or else a run would not be the same again; more are kept
         self.room = self.memory
         if memory is None and self.device.type == 'cpu':
-            self.room = max(self.memory, min(free_memory()//(2*self.world), MOST_KEPT))
+            self.room = max(self.memory, min(free_memory()//(2*self.world), MOST_KEPT//parts))
         self.sharded = _sharded(embedder.encoder)
         longest_first = np.argsort(-self.lengths, kind='stable')
         order = np.arange(len(self.texts)) if embedder.static else longest_first
@@ -128,8 +136,10 @@ class ChunkedBatch:
         k: int, # number of a chunk
     ) -> torch.Tensor: # (texts of the chunk, width)
         "The vectors of a chunk."
-        seed_dropout(self.seed, k*self.world + self.rank)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+        number = k*self.world + self.rank
+        if self.half is None: seed_dropout(self.seed, number)
+        own_masks = nullcontext() if self.half is None else masks_from(_mask_seed(self.seed, number))
+        with own_masks, torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             return self.embedder.embed([self.texts[i] for i in self.chunks[k]], self.tokens)
 
     def embed_with_graph(self,
@@ -167,5 +177,68 @@ def plan(
         work.cut(tokens)
         vectors, used = work.embed_with_graph(0)
     return vectors, used
+
+# %% ../../nbs/machinery/gradient_cache_memory.ipynb #74c2f444
+def _same_weights(embedder):
+    "A copy that computes with the same weights and has gradients of its own"
+    twin, shared = copy(embedder), {id(p): torch.nn.Parameter(p.detach(), p.requires_grad)
+        for p in embedder.encoder.parameters()}
+    twin.encoder = deepcopy(embedder.encoder, shared)
+    return twin
+
+def halves(
+    embedder: Embedder, # in training mode
+    batch: 'Batch', # token ids
+    precision: str, # one of PRECISIONS
+    memory: int|None, # bytes for graphs, as `backward` takes them
+    seed: int|tuple[int, ...], # of the dropout masks
+) -> list[ChunkedBatch]: # one, of all texts; or two, with the same weights and gradients of their own
+    "The work of a step, for one thread or, when a CPU trains a BERT, for two."
+    encoder = embedder.encoder
+    if (embedder.static or next(encoder.parameters()).device.type != 'cpu' or _sharded(encoder)
+            or encoder.packed is False):           # padded, PyTorch's own dropout has one generator for all
+        return [ChunkedBatch(embedder, batch, precision, memory, seed)]
+    return [ChunkedBatch(each, batch, precision, memory, seed, half)
+        for half, each in enumerate((embedder, _same_weights(embedder)))]
+
+def side_by_side(
+    work: Callable, # its arguments are a row of the columns
+    *columns: Iterable, # of one or two values
+) -> list: # what it returns for each row
+    "Do two things in two threads, each with half of PyTorch's; with an odd number, one after the other."
+    rows, threads = list(zip(*columns)), torch.get_num_threads()
+    if len(rows) == 1 or threads % 2: return [work(*row) for row in rows]
+    def on_half(row):
+        torch.set_num_threads(threads//2)          # of this thread
+        return work(*row)
+    try:
+        with ThreadPoolExecutor(1) as other:
+            second = other.submit(on_half, rows[1])
+            first = on_half(rows[0])
+        return [first, second.result()]
+    finally: torch.set_num_threads(threads)
+
+@contextmanager
+def sparse_token_gradients(
+    works: list[ChunkedBatch], # of `halves`
+) -> Iterator[None]:
+    "Within the block, a chunk of a half brings the gradients of its own tokens only, and not a whole table."
+    tables = [work.embedder.encoder.embeddings.word_embeddings for work in works if work.half is not None]
+    for table in tables[:1]:
+        if table.weight.requires_grad and table.weight.grad is None:
+            table.weight.grad = torch.zeros_like(table.weight)
+    for table in tables: table.sparse = True
+    try: yield
+    finally:
+        for table in tables: table.sparse = False
+
+def join_gradients(
+    works: list[ChunkedBatch], # of `halves`
+):
+    "Add the gradients of the second half, if there is one, to those of the first."
+    first, *others = [work.embedder.encoder.parameters() for work in works]
+    for p, *twins in zip(first, *others):
+        for twin in twins:
+            if twin.grad is not None: p.grad = twin.grad if p.grad is None else p.grad.add_(twin.grad)
 
 documented(globals())

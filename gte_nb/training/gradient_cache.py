@@ -14,9 +14,9 @@ from ..data.batches import Batch, text_ids
 from ..documented import documented
 from ..losses import LOSSES
 from ..model.embedder import Embedder
-from .chunks import (CHUNK_TOKENS as CHUNK_TOKENS, PRECISIONS, ChunkedBatch,
-    GraphBytes as GraphBytes,
-    plan, seed_dropout as seed_dropout)
+from .chunks import (CHUNK_TOKENS as CHUNK_TOKENS, PRECISIONS, GraphBytes as GraphBytes,
+    halves, join_gradients, plan, seed_dropout as seed_dropout, side_by_side, sparse_token_gradients)
+from .processes import processes
 from .short_vectors import matryoshka_loss
 
 # %% ../../nbs/book/04_batches.ipynb #55fb2e46
@@ -56,7 +56,8 @@ def _check(batch, loss, precision):
 
 # %% ../../nbs/book/04_batches.ipynb #23b0e63a
 def _embed(work):
-    "The vectors of all texts, and those of the first chunks once more, whose graphs were kept"
+    """The vectors of all its texts, zero for those of others; those of the first chunks once more, whose
+    graphs were kept"""
     new, last = plan(work)
     vectors, kept, used = new.new_zeros(len(work.texts), work.embedder.hidden_size), [new], last
     if work.sharded: kept.clear()                  # their graphs hold the weights of the other processes
@@ -68,8 +69,6 @@ def _embed(work):
         elif k:
             with torch.no_grad(): new = work.embed(k)
         if k < work.count: vectors[torch.from_numpy(rows)] = new.detach()
-    # every text is embedded by one process and zero in the others
-    if work.world > 1: torch.distributed.all_reduce(vectors)
     return vectors, kept
 
 def _replay(work, kept, gradients):
@@ -90,7 +89,7 @@ def backward(
     # of the encoder: fp32, or bf16 by way of autocast; the loss is always computed in float32
     precision: str = 'fp32',
     # bytes that the graphs of the encoder may take; None: half of a GPU's memory, or half of what is free on
-    # a CPU, from 2 to 8 GiB
+    # a CPU, from 2 to 12 GiB
     memory: int|None = None,
     seed: int|tuple[int, ...] = 0, # of the dropout masks: numbers from 0, such as (seed of the run, step)
     # numbers at the start of a vector whose loss is added to that of the whole: `matryoshka_loss`
@@ -108,13 +107,18 @@ def backward(
     Raises ValueError for a batch, loss, precision or memory that cannot be used, and as `contrastive_loss`
     does."""
     _check(batch, loss, precision)
-    work = ChunkedBatch(embedder, batch, precision, memory, seed)
-    with torch.random.fork_rng([work.device] if work.device.type == 'cuda' else []):
-        vectors, kept = _embed(work)                                      # 1. embed
-        value = _loss(vectors.requires_grad_(), batch, work.present, loss, temperature, mask_duplicates,
+    works = halves(embedder, batch, precision, memory, seed)
+    device, present = works[0].device, works[0].present
+    with torch.random.fork_rng([device] if device.type == 'cuda' else []), sparse_token_gradients(works):
+        parts, kept = zip(*side_by_side(_embed, works))                   # 1. embed
+        vectors = sum(parts[1:], parts[0])
+        if processes().num_processes > 1: torch.distributed.all_reduce(vectors)
+        value = _loss(vectors.requires_grad_(), batch, present, loss, temperature, mask_duplicates,
             dimensions, leave_out_margin)
         value.backward()                                                  # 2. loss, as far as the vectors
-        _replay(work, kept, vectors.grad)                                 # 3. replay
+        gradients = [vectors.grad]*len(works)
+        side_by_side(_replay, works, kept, gradients)                     # 3. replay
+        join_gradients(works)
     return value.item()
 
 documented(globals())

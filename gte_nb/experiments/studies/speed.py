@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SCALE', 'IMPROVED', 'LAYERS', 'WIDTH', 'TOKENS', 'PREFIXES', 'GUIDED', 'SPEED_ARMS', 'ARMS', 'STEP_PARTS',
            'mixed_pairs', 'code_texts', 'tokeniser', 'forward_operations', 'products', 'peer_model', 'loss_work',
-           'codes_work', 'encoder_work', 'encode_work', 'step_work', 'laptop', 'texts_in_order', 'run_work',
-           'peer_trainer', 'run_lengths', 'trainer_work', 'Arm', 'alone', 'step_parts', 'run', 'disagreement',
-           'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
+           'codes_work', 'encoder_work', 'encode_work', 'threads_of', 'step_work', 'laptop', 'texts_in_order',
+           'run_work', 'peer_trainer', 'run_lengths', 'trainer_work', 'Arm', 'alone', 'step_parts', 'run',
+           'disagreement', 'speed_rows', 'round_seconds', 'speed_ratio', 'peak_memory', 'speed_from_results']
 
 # %% ../../../nbs/experiments/speed.ipynb #5d158ba1
 import io, json, os, subprocess, sys
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -258,17 +258,19 @@ def encode_work(
         return lambda: float(encode()[:, 0].sum())
     return prepare
 
-def _with_threads(count, prepare):
-    "The same work on so many threads."
-    def prepared(n):
-        work = prepare(n)
-        def on_threads():
-            before = torch.get_num_threads()
-            torch.set_num_threads(count)
-            try: return work()
-            finally: torch.set_num_threads(before)
-        return on_threads
-    return prepared
+@contextmanager
+def threads_of(
+    count: int, # for PyTorch, ONNX Runtime and the tokenizer
+):
+    "Compute with so many threads inside the block, or in the function that it decorates."
+    before, parallel = torch.get_num_threads(), os.environ.get('TOKENIZERS_PARALLELISM')
+    torch.set_num_threads(count)
+    os.environ['TOKENIZERS_PARALLELISM'] = 'true' if count > 1 else 'false'
+    try: yield
+    finally:
+        torch.set_num_threads(before)
+        del os.environ['TOKENIZERS_PARALLELISM']
+        if parallel: os.environ['TOKENIZERS_PARALLELISM'] = parallel
 
 def step_work(
     contestant: str, # its name, perhaps with a setting in brackets
@@ -279,7 +281,9 @@ def step_work(
     threads: int|None = None, # that compute; None: as many as otherwise
 ) -> Callable: # n → work
     "A training step: forward, backward and AdamW, on n pairs of token ids."
-    if threads: return _with_threads(threads, step_work(contestant, n, seed, dropout, memory))
+    if threads:
+        alone = step_work(contestant, n, seed, dropout, memory)
+        return lambda n: threads_of(threads)(alone(n))
     name, mini_batch = _setting(contestant)
     pairs = mixed_pairs(n, seed)
     queries, documents = (tokeniser().tokenize(pairs[side].tolist(), TOKENS)
@@ -574,7 +578,8 @@ def step_parts(
 ) -> dict[str, float]: # part of a step → its share of the processor's time
     "Where the time of a training step goes; the profiler itself makes many small operations look dearer."
     from torch.profiler import profile
-    work = step_work('gte_nb', n, seed, dropout)(n)
+    # one thread, since the profiler sees one
+    work = step_work('gte_nb', n, seed, dropout, threads=1)(n)
     work()
     with profile() as profiler: work()
     spent = {event.key.removeprefix('aten::'): event.self_cpu_time_total for event in profiler.key_averages()}
