@@ -572,14 +572,12 @@ STEP_PARTS = { # part of a step → PyTorch's operations in it, as its profiler 
     'AdamW': ('_fused_adamw_',)}
 
 def step_parts(
-    n: int, # pairs
-    seed: int, # of the draw
-    dropout: float|None = None, # None: as the model's configuration says
+    work: Callable, # steps
 ) -> dict[str, float]: # part of a step → its share of the processor's time
-    "Where the time of a training step goes; the profiler itself makes many small operations look dearer."
+    """Where the time of training steps goes, in one thread, since the profiler sees one; it makes many small
+    operations look dearer."""
     from torch.profiler import profile
-    # one thread, since the profiler sees one
-    work = step_work('gte_nb', n, seed, dropout, threads=1)(n)
+    work = threads_of(1)(work)
     work()
     with profile() as profiler: work()
     spent = {event.key.removeprefix('aten::'): event.self_cpu_time_total for event in profiler.key_averages()}
@@ -594,9 +592,13 @@ def run(
 ) -> list[dict]: # step (a round, 0: before the race), metric ('contestant, seconds'), value
     "Time one arm: a set of rounds."
     if arm == 'step-parts':
+        n = 6 if tiny else 128
+        steps = {name: step_work('gte_nb', n, seed, dropout)(n)
+            for name, dropout in {'with dropout': None, 'without': 0.}.items()}
+        steps['laptop'] = run_work('bare steps', 6 if tiny else 4*64, seed, mask_duplicates=False)(
+            6 if tiny else 4*64)
         return [dict(step=0, metric=f'{part} ({name}), share', value=share)
-            for name, dropout in {'with dropout': None, 'without': 0.}.items()
-            for part, share in step_parts(6 if tiny else 128, seed, dropout).items()]
+            for name, work in steps.items() for part, share in step_parts(work).items()]
     if arm == 'floor':
         shapes = {'encoder': (2048, WIDTH, 4*WIDTH), 'loss': (512, WIDTH, 512)}
         works = {name: products(1e9 if tiny else 2e10, shape) for name, shape in shapes.items()}
