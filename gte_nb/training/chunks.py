@@ -209,7 +209,7 @@ def side_by_side(
     rows, threads = list(zip(*columns)), torch.get_num_threads()
     if len(rows) == 1 or threads % 2: return [work(*row) for row in rows]
     def on_half(row):
-        torch.set_num_threads(threads//2)          # of this thread
+        torch.set_num_threads(threads//2)          # both say the same: it may count for all threads
         return work(*row)
     try:
         with ThreadPoolExecutor(1) as other:
