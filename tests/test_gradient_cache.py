@@ -118,6 +118,14 @@ def test_halves_share_weights_and_texts_but_no_gradients(embedder):
     try: assert len(halves(padded, SOME, 'fp32', None, 7)) == 1
     finally: padded.encoder.packed = None
 
+def test_a_compiled_encoder_is_not_halved_since_its_masks_come_from_pytorch():
+    torch.manual_seed(0)
+    config = EncoderConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    compiled = Embedder(Encoder(config).train(), Embedder.load().tokenizer, 128)
+    assert len(halves(compiled, SOME, 'fp32', None, 7)) == 2
+    compiled.encoder.compile(backend='eager')              # nothing runs: a first call would compile it
+    assert len(halves(compiled, SOME, 'fp32', None, 7)) == 1
+
 def test_a_fault_in_either_thread_arrives_and_the_threads_come_back(two_threads):
     assert side_by_side(int, ['1', '2']) == [1, 2]
     for words in (['1', 'two'], ['one', '2']):

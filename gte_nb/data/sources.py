@@ -14,7 +14,6 @@ from itertools import count
 from pathlib import Path
 from typing import Iterable
 
-
 from .corpus import Corpus
 from .files import _SUFFIXES, Source, _is_used
 from .registry import hub_rows, local_files, local_folder, registry

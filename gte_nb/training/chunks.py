@@ -195,8 +195,9 @@ def halves(
 ) -> list[ChunkedBatch]: # one, of all texts; or two, with the same weights and gradients of their own
     "The work of a step, for one thread or, when a CPU trains a BERT, for two."
     encoder = embedder.encoder
-    if (embedder.static or next(encoder.parameters()).device.type != 'cpu' or _sharded(encoder)
-            or encoder.packed is False):           # padded, PyTorch's own dropout has one generator for all
+    # padded or compiled, it drops by PyTorch's own dropout, which has one generator for all threads
+    own_masks = not embedder.static and encoder.packed is not False and encoder._compiled_call_impl is None
+    if not own_masks or next(encoder.parameters()).device.type != 'cpu' or _sharded(encoder):
         return [ChunkedBatch(embedder, batch, precision, memory, seed)]
     return [ChunkedBatch(each, batch, precision, memory, seed, half)
         for half, each in enumerate((embedder, _same_weights(embedder)))]
@@ -236,9 +237,9 @@ def join_gradients(
     works: list[ChunkedBatch], # of `halves`
 ):
     "Add the gradients of the second half, if there is one, to those of the first."
-    first, *others = [work.embedder.encoder.parameters() for work in works]
-    for p, *twins in zip(first, *others):
-        for twin in twins:
+    first, *others = [work.embedder.encoder for work in works]
+    for other in others:
+        for p, twin in zip(first.parameters(), other.parameters()):
             if twin.grad is not None: p.grad = twin.grad if p.grad is None else p.grad.add_(twin.grad)
 
 documented(globals())

@@ -592,11 +592,10 @@ def run(
 ) -> list[dict]: # step (a round, 0: before the race), metric ('contestant, seconds'), value
     "Time one arm: a set of rounds."
     if arm == 'step-parts':
-        n = 6 if tiny else 128
+        n, of_laptop = (6, 6) if tiny else (128, 4*64)
         steps = {name: step_work('gte_nb', n, seed, dropout)(n)
             for name, dropout in {'with dropout': None, 'without': 0.}.items()}
-        steps['laptop'] = run_work('bare steps', 6 if tiny else 4*64, seed, mask_duplicates=False)(
-            6 if tiny else 4*64)
+        steps['laptop'] = run_work('bare steps', of_laptop, seed, mask_duplicates=False)(of_laptop)
         return [dict(step=0, metric=f'{part} ({name}), share', value=share)
             for name, work in steps.items() for part, share in step_parts(work).items()]
     if arm == 'floor':
