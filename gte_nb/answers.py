@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'FUNCTION_TOKENS', 'INDEX', 'SOON', 'AMONG', 'World', 'of_packages', 'of_texts', 'of_corpus',
-           'default_model', 'Answer', 'answers']
+           'default_model', 'Answer', 'vector_store', 'answers']
 
 # %% ../nbs/machinery/answers.ipynb #d5bb34a0
 import hashlib, json, shutil, sys
@@ -157,7 +157,7 @@ def _embedded(rows, model, max_length, query_model):
     stamp = json.dumps(model_stamp(model))
     def encode(texts):
         return _embedder(model, max_length, stamp).encode_document(texts, normalize=True, progress=False)
-    vectors = kept_vectors([row['text'] for row in rows], encode, _store(model, max_length))
+    vectors = kept_vectors([row['text'] for row in rows], encode, vector_store(model, max_length))
     # 32 bits again: one query would spend five times the product's time on converting 16
     return SearchIndex(rows, vectors.astype(np.float32), model, query_model=query_model)
 
@@ -175,7 +175,11 @@ def _built(folder, stamp, rows, model, max_length, query_model):
     index.save(folder, dict(stamp=stamp))
     return SearchIndex.open(folder, query_model=query_model)
 
-def _store(model, max_length):
+def vector_store(
+    model: Path, # its folder
+    max_length: int|None, # tokens of a text that are read; None: as many as the model reads
+) -> Path: # a folder
+    "Where the vectors are kept that a model has computed."
     return cache_folder()/'search'/f"vectors-{model_hash(model)}-{max_length or 'all'}"
 
 def _alone(folder):
@@ -225,7 +229,7 @@ def answers(
             return
         for rows, missing in world.read():
             texts = [row['text'] for row in rows]
-            if missing or quick or len(missing_texts(texts, _store(model, world.max_length))) > SOON:
+            if missing or quick or len(missing_texts(texts, vector_store(model, world.max_length))) > SOON:
                 yield _answer(words := SearchIndex(rows), query, top, 'words', missing, quick)
                 if quick: return
         if query_model: _check_width(model, query_model)

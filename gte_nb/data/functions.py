@@ -177,16 +177,19 @@ def environment_stamp() -> str: # 16 hexadecimal digits
         except OSError: return False
         listed.append(f'{path} {stat.st_size} {stat.st_mtime_ns}')
         return True
+    here = os.getcwd()
     for folder in dict.fromkeys(sys.path):
+        # a notebook and `python -c` look here too, a command does not, and both search the same packages
+        if os.path.abspath(folder) == here: continue
         try: names = sorted(os.listdir(folder or '.'))
         except OSError: continue                                      # a zip file, or not there
         for name in names:
             if not name.endswith(('.dist-info', '.egg-info')): continue
-            about = os.path.join(folder, name)
+            about = f'{folder}/{name}'
             # in a dist-info, RECORD names all that is installed
             for file in ('', *(('RECORD',) if name.endswith('.dist-info') else _LISTS)):
-                look(os.path.join(about, file))
-            if look(os.path.join(about, 'direct_url.json')):
+                look(f'{about}/{file}')
+            if look(f'{about}/direct_url.json'):
                 for _, path in _editable_paths(metadata.PathDistribution(Path(about))): look(path)
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 

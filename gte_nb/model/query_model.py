@@ -59,7 +59,8 @@ def bert_states(
     eps: float, # added to the variance
 ) -> np.ndarray: # (tokens, hidden) float32
     "Hidden states of one text as `Encoder` computes them (Devlin et al. 2019), with the activation gelu."
-    def linear(name, hidden): return hidden @ weights[f'{name}.weight'].T + weights[f'{name}.bias']
+    def linear(name, hidden): # few tokens from the right: NumPy would first copy a matrix from there
+        return (weights[f'{name}.weight'] @ hidden.T.copy()).T + weights[f'{name}.bias']
     def norm(name, hidden):
         centred = hidden - hidden.mean(1, keepdims=True)
         scale = np.sqrt((centred * centred).mean(1, keepdims=True) + eps)

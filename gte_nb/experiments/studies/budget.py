@@ -19,6 +19,7 @@ from ..runner import recorded_rows
 from . import speed
 from .negatives_large import race
 from .search import exact_rows
+from ...training.card import provenance
 from ...training.checkpoints import checkpoint_steps
 
 if TYPE_CHECKING:
@@ -101,17 +102,34 @@ for _ in range(11):
     list(answers('read a csv file in chunks', of_packages(None), default_model(), quick=True))
     print(perf_counter() - start)"""
 
+_INDEXED = """
+import numpy as np
+from gte_nb.answers import answers, default_model, of_packages, vector_store
+from gte_nb.model.embedder import Embedder
+from gte_nb.search_index import kept_vectors
+functions, model = of_packages(None), default_model()
+for rows, _ in functions.read(): pass
+width, chance = Embedder.load(model).hidden_size, np.random.default_rng(0)
+def drawn(texts): return chance.standard_normal((len(texts), width), np.float32)
+kept_vectors([row['text'] for row in rows], drawn, vector_store(model, functions.max_length))
+list(answers('read a csv file in chunks', functions, model))
+"""
+
 def _search(tiny):
     "The first answer of all, the whole command over the installed packages, a question in a running process."
-    ask = partial(_run, _command('gte_search'), 'read a csv file in chunks', '--quick', '--json')
-    first = {}
-    if not tiny:
-        with TemporaryDirectory() as folder:
-            first['the first answer after installation, seconds'] = ask(GTE_NB_CACHE=folder)[2]
-    if json.loads(ask()[0].splitlines()[-1])['model'] == 'words': return first
-    calls = [ask() for _ in range(1 if tiny else 5)]
-    running = _run(sys.executable, '-c', _RUNNING)[0].split()[1:]         # the first opens the index
-    return first | {'gte_search, warm, CPU seconds': median(processor for _, processor, _ in calls),
+    with TemporaryDirectory() as cache:
+        ask = partial(_run, _command('gte_search'), 'read a csv file in chunks', '--quick', '--json',
+            *['--packages', 'pip']*tiny, GTE_NB_CACHE=cache)
+        first = ask()[2]
+        if tiny: return {'the first answer after installation, seconds': first}
+        _run(sys.executable, '-c', _INDEXED, GTE_NB_CACHE=cache)
+        calls = [ask() for _ in range(5)]
+        if json.loads(calls[0][0].splitlines()[-1])['model'] == 'words':
+            raise RuntimeError('gte_search does not find the index of the installed packages')
+        # the first opens the index
+        running = _run(sys.executable, '-c', _RUNNING, GTE_NB_CACHE=cache)[0].split()[1:]
+    return {'the first answer after installation, seconds': first,
+        'gte_search, warm, CPU seconds': median(processor for _, processor, _ in calls),
         'gte_search, warm, seconds': median(seconds for *_, seconds in calls),
         'a query in a running process, milliseconds': 1000*median(map(float, running))}
 
@@ -195,6 +213,7 @@ def _worse(value, bound, how, slack=1.):
 
 def speed_table(
     today: dict[str, float], # name of LIMITS → value
+    alike: bool = True, # whether they were measured on such a machine as the recorded ones
 ) -> 'pd.DataFrame': # by name: today, recorded, limit, remark
     "Today's figures beside those that were recorded, and beside their limits."
     import pandas as pd
@@ -205,7 +224,7 @@ def speed_table(
         value, before = today.get(name), recorded.get(name)
         remarks = ['not measured'] if value is None else []
         if value is not None and _worse(value, limit, how): remarks.append('beyond the limit')
-        if value is not None and before is not None and _worse(value, before, how, 1.2):
+        if alike and value is not None and before is not None and _worse(value, before, how, 1.2):
             remarks.append('worse than recorded')
         shown = ['' if number is None else f'{number:.2f}' for number in (value, before)]
         lines.append([name, *shown, f'{how} {limit:g}', ', '.join(remarks)])
@@ -215,10 +234,13 @@ def measure_budget():
     "Measure everything, about eight minutes, and print the table."
     from gte_nb.utils import progress_bar
     today: dict[str, float] = {}
-    with progress_bar(len(ARMS), 'measuring', 'arm', show=True) as bar:
+    with progress_bar(len(ARMS), 'measuring', 'arm') as bar:
         for arm in ARMS:
+            bar.set_description(f'measuring {arm}')
             today |= {row['metric']: row['value'] for row in run(arm, 0)}
             bar.update()
-    print(speed_table(today).to_string())
-    if 'gte_search, warm, seconds' not in today:
-        print('There is no index of the installed packages: ask gte_search anything once, without --quick.')
+    here = provenance()['hardware']
+    try: there = ' and '.join(sorted(recorded_rows('budget')['hardware'].unique()))
+    except FileNotFoundError: there = ''
+    print(speed_table(today, there.startswith(here)).to_string())
+    print(f'today: {here}; recorded: {there or "nothing"}')
