@@ -122,11 +122,18 @@ COMPARED = { # → arm, what it is compared with, domains, what is said
         'a hard negative beats a random one in stage 2: code')}
 ADDED = 'stage 1 − start', 'a near miss − a random text, its own task'      # which we say, not the paper
 
+def _start_for_each_seed(rows):
+    "The start is one model: its row stands for every seed."
+    start = rows[(rows['arm'] == 'start/bert') & (rows['seed'] == 0)]
+    others = rows[rows['arm'] != 'start/bert']
+    return pd.concat([others, *(start.assign(seed=seed) for seed in rows['seed'].unique())])
+
 def comparisons(
     rows: pd.DataFrame, # recorded
 ) -> dict[str, Claim]: # a name of COMPARED → claim; those whose arms are recorded
     "What each choice changes on a transformer that was whole when it began."
     there = {arm.removesuffix('/bert') for arm in rows['arm']}
+    rows = _start_for_each_seed(rows)
     def differences(ours, theirs, domains):
         metric, every = ('own', CODE) if domains == CODE else ('unseen', UNSEEN)
         return by_task(rows, f'{ours}/bert', f'{theirs}/bert', metric, every, domains)
