@@ -135,7 +135,7 @@ def _search(tiny):
 
 # %% ../../../nbs/experiments/budget.ipynb #b0d9e711
 def _race(name, rounds, tiny):
-    "Seconds of each contestant of an arm of the study speed by alternating round, the peer at its best."
+    "Seconds of each contestant of an arm of the study speed, in turns; the other library at its best."
     arm, recorded = speed.SPEED_ARMS[name], speed.round_seconds(speed.speed_rows(), name).median()
     tried = sorted((name for name in recorded.index if name in arm.tries), key=recorded.get)
     others = [name for name in arm.contestants if name not in arm.tries and name != 'naive']

@@ -62,6 +62,6 @@ def claims(
     found = [Claim(f'α = 0.5 beats α = {alpha} in a run of 3,200 steps',
                    {'static': over('alpha 0.5/3200', f'alpha {alpha}/3200')}) for alpha in (0, 1)
              if {'alpha 0.5/3200', f'alpha {alpha}/3200'} <= set(rows['arm'])]
-    doses = {'more sources are better in stage 1: each doubling of random ones': SOURCE_ARMS,
+    doses = {'more sources are better in stage 1: each doubling of a random set of sources': SOURCE_ARMS,
              'bigger batches are better, at equal steps: each size fourfold': BATCH_ARMS}
     return found + [Claim(paper, parts) for paper, arms in doses.items() if (parts := growth(arms))]
