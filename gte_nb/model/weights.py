@@ -210,7 +210,8 @@ def kept_layers(
     kept = tuple(range(layers) if keep_layers is None else keep_layers)
     for layer in kept:
         if not 0 <= layer < layers:
-            raise ValueError(f'keep_layers names layer {layer}, but {folder} has layers 0 to {layers - 1}')
+            raise ValueError(f'keep_layers names layer {layer}, but {folder} has layers 0 to {layers - 1}; '
+                             'name others, or none to keep all (in a command: --keep_layers "")')
     return kept
 
 def of_layers(
