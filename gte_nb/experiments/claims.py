@@ -321,6 +321,7 @@ def arm_table(
 def costs(
     rows: 'pd.DataFrame', # recorded, of an experiment of this package
     seeds: int = 10, # that it is planned with
+    kind: str = 'static', # what arms are whose names do not end in /bert
 ) -> 'Markdown': # of IPython
     "How rows were made, what they cost, and what is not recorded yet."
     from IPython.display import Markdown
@@ -328,7 +329,7 @@ def costs(
     plan, done, bert = planned(find_experiment(name),
         seeds), cells['arm'].value_counts(), cells['arm'].str.endswith('/bert')
     lines = ['| | arms | cells | seconds of a cell (median) | minutes |', '|:--|--:|--:|--:|--:|']
-    for kind, some in {'static': cells[~bert], 'transformers': cells[bert],
+    for kind, some in {kind: cells[~bert], 'transformers': cells[bert],
             'together': cells if 0 < bert.sum() < len(bert) else cells[:0]}.items():
         if len(some):
             lines.append(f"| {kind} | {some['arm'].nunique()} | {len(some)} | "
