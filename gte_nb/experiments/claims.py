@@ -329,10 +329,10 @@ def costs(
     plan, done, bert = planned(find_experiment(name),
         seeds), cells['arm'].value_counts(), cells['arm'].str.endswith('/bert')
     lines = ['| | arms | cells | seconds of a cell (median) | minutes |', '|:--|--:|--:|--:|--:|']
-    for kind, some in {kind: cells[~bert], 'transformers': cells[bert],
-            'together': cells if 0 < bert.sum() < len(bert) else cells[:0]}.items():
+    for label, some in ((kind, cells[~bert]), ('transformers', cells[bert]),
+            ('together', cells if 0 < bert.sum() < len(bert) else cells[:0])):
         if len(some):
-            lines.append(f"| {kind} | {some['arm'].nunique()} | {len(some)} | "
+            lines.append(f"| {label} | {some['arm'].nunique()} | {len(some)} | "
                          f"{some['seconds'].median():.0f} | {some['seconds'].sum()/60:.0f} |")
     few = [f'{arm} ({done.get(arm, 0)} of {most})' for arm, most in plan.items() if done.get(arm, 0) < most]
     left = (" Not recorded yet: "
