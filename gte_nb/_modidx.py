@@ -1049,6 +1049,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                        'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.draw_differences': ( 'machinery/claims.html#draw_differences',
                                                                                            'gte_nb/experiments/claims.py'),
+                                           'gte_nb.experiments.claims.foretold': ( 'machinery/claims.html#foretold',
+                                                                                   'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.points': ( 'machinery/claims.html#points',
                                                                                  'gte_nb/experiments/claims.py'),
                                            'gte_nb.experiments.claims.published_gain': ( 'machinery/claims.html#published_gain',

@@ -76,8 +76,8 @@ def test_a_copy_is_left_out_at_margin_0_however_it_rounds():
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(4))
     for tile_size in (None, 1, 3):
         for judged in (dict(leave_out_margin=0.), dict(guide=(queries, documents))):
-                # a difference of numbers near 10, each of which single precision rounds by up to 5e-7
-                assert one_way(tile_size, **judged).item() == pytest.approx(expected.item(), abs=2e-6)
+            # a difference of numbers near 10, each of which single precision rounds by up to 5e-7
+            assert one_way(tile_size, **judged).item() == pytest.approx(expected.item(), abs=2e-6)
 
 def test_an_absent_negative_needs_no_vector_of_the_guide():
     mask = torch.tensor([[True, False]]*4)

@@ -181,7 +181,7 @@ def environment_stamp() -> str: # 16 hexadecimal digits
     for folder in dict.fromkeys(sys.path):
         # a notebook and `python -c` look here too, a command does not, and both search the same packages
         if os.path.abspath(folder) == here: continue
-        try: names = sorted(os.listdir(folder or '.'))
+        try: names = sorted(os.listdir(folder))
         except OSError: continue                                      # a zip file, or not there
         for name in names:
             if not name.endswith(('.dist-info', '.egg-info')): continue

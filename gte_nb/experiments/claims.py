@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['points', 'published_gain', 'clusters', 'clustered', 'Judgement', 'Claim', 'all_claims', 'standing', 'claim_table',
-           'scoreboard', 'draw_differences', 'against', 'draw_against', 'arm_table', 'costs', 'MARGIN']
+           'scoreboard', 'foretold', 'draw_differences', 'against', 'draw_against', 'arm_table', 'costs', 'MARGIN']
 
 # %% ../../nbs/machinery/claims.ipynb #0e57364d
 import csv
@@ -256,6 +256,19 @@ def scoreboard() -> 'Markdown': # of IPython
     return Markdown('\n'.join(lines))
 
 # %% ../../nbs/machinery/claims.ipynb #a2e00002
+def foretold(
+    ends: tuple[float, float, float], # mean, low, high of a difference
+    above: float = -np.inf, # a prediction says that the truth lies above this
+    below: float = np.inf, # and below this
+    seeds: int = 3, # that the interval rests on
+) -> str: # right, wrong, cannot tell
+    """Whether an interval lies inside of what was predicted, or outside; of fewer than three seeds it says
+    nothing."""
+    _, low, high = ends
+    if seeds < 3: return 'cannot tell'
+    if above < low and high < below: return 'right'
+    return 'wrong' if high < above or low > below else 'cannot tell'
+
 def draw_differences(
     found: dict, # comparison → (mean, low, high), as `together` gives it
     title: str = '', # states the finding
