@@ -177,10 +177,11 @@ def environment_stamp() -> str: # 16 hexadecimal digits
         except OSError: return False
         listed.append(f'{path} {stat.st_size} {stat.st_mtime_ns}')
         return True
-    here = os.getcwd()
+    try: here = os.getcwd()
+    except OSError: here = ''                                         # it was deleted
     for folder in dict.fromkeys(sys.path):
         # a notebook and `python -c` look here too, a command does not, and both search the same packages
-        if os.path.abspath(folder) == here: continue
+        if folder in ('', here): continue
         try: names = sorted(os.listdir(folder))
         except OSError: continue                                      # a zip file, or not there
         for name in names:
