@@ -1,6 +1,7 @@
 "The GTE paper as a book that runs: what most users need, imported when it is asked for."
 __version__ = "0.1.0"
 
+import os, sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -64,3 +65,8 @@ def __getattr__(name):
 
 
 def __dir__(): return sorted({*globals(), *_HOME})
+
+
+# The threads of NumPy's OpenBLAS wait actively, from the import on and after each product: a third of the processor
+# time of `gte_search --help`. In our commands they sleep, unless the user has decided; other programs stay as they are.
+if os.path.basename("".join(sys.argv[:1])).startswith("gte_"): os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")

@@ -50,6 +50,14 @@ def test_help(name, tmp_path):
 
 def test_import(tmp_path): soon(0.2, tmp_path/'script.py', 'import gte_nb')
 
+@pytest.mark.parametrize('name,given,found', [('gte_search', {}, '4'), ('script.py', {}, 'None'),
+    ('gte_search', dict(OPENBLAS_THREAD_TIMEOUT='9'), '9')])
+def test_waiting_threads(name, given, found, tmp_path, monkeypatch):
+    "NumPy's threads sleep in our commands; elsewhere, and where somebody has decided, they are left alone."
+    monkeypatch.delenv('OPENBLAS_THREAD_TIMEOUT', raising=False)
+    code = "import gte_nb, os; print(os.environ.get('OPENBLAS_THREAD_TIMEOUT'))"
+    assert started(tmp_path/name, code, **given)[0].strip() == found
+
 def test_resumed_run(tmp_path):
     run = Place(tmp_path).killed()
     words = [*TINY, *OFTEN, '--corpus', run.rows, '--out', run.out, '--quiet']

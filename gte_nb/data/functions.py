@@ -172,11 +172,10 @@ def _read_packages(missing, kept, found, patience):
 def environment_stamp() -> str: # 16 hexadecimal digits
     "Changes when a package is installed, upgraded or removed, or edited where it is written."
     listed = [str(FUNCTIONS), sys.version]
-    def look(path): # whether it is there
+    def look(path):
         try: stat = os.stat(path)
-        except OSError: return False
+        except OSError: return
         listed.append(f'{path} {stat.st_size} {stat.st_mtime_ns}')
-        return True
     try: here = os.getcwd()
     except OSError: here = ''                                         # it was deleted
     for folder in dict.fromkeys(sys.path):
@@ -184,13 +183,14 @@ def environment_stamp() -> str: # 16 hexadecimal digits
         if folder in ('', here): continue
         try: names = sorted(os.listdir(folder))
         except OSError: continue                                      # a zip file, or not there
-        for name in names:
-            if not name.endswith(('.dist-info', '.egg-info')): continue
-            about = f'{folder}/{name}'
-            # in a dist-info, RECORD names all that is installed
-            for file in ('', *(('RECORD',) if name.endswith('.dist-info') else _LISTS)):
-                look(f'{about}/{file}')
-            if look(f'{about}/direct_url.json'):
+        made = [f'{folder}/{name}' for name in names if name.endswith(('.dist-info', '.egg-info'))]
+        # a dist-info is never rewritten but made anew, even for the same version: that shows in the folder
+        if made: look(folder)
+        listed += made
+        for about in made:
+            if about.endswith('.egg-info'):
+                for file in ('', *_LISTS): look(f'{about}/{file}')
+            elif os.path.exists(f'{about}/direct_url.json'):
                 for _, path in _editable_paths(metadata.PathDistribution(Path(about))): look(path)
     return hashlib.sha256('\n'.join(listed).encode()).hexdigest()[:16]
 
