@@ -1237,6 +1237,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                      'gte_nb/experiments/studies/budget.py'),
                                                    'gte_nb.experiments.studies.budget._of_rows': ( 'experiments/budget.html#_of_rows',
                                                                                                    'gte_nb/experiments/studies/budget.py'),
+                                                   'gte_nb.experiments.studies.budget._onnx': ( 'experiments/budget.html#_onnx',
+                                                                                                'gte_nb/experiments/studies/budget.py'),
                                                    'gte_nb.experiments.studies.budget._over': ( 'experiments/budget.html#_over',
                                                                                                 'gte_nb/experiments/studies/budget.py'),
                                                    'gte_nb.experiments.studies.budget._race': ( 'experiments/budget.html#_race',
