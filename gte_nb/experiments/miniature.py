@@ -192,31 +192,36 @@ def shrunk(
     return replace(recipe, sources=sources, steps=4, batch_size=16)
 
 # %% ../../nbs/machinery/miniature.ipynb #7a51e4c0
-TUNING = 10_000   # the seed that learning rates are chosen with; no cell has it
+TUNING = 10_000   # the seed that learning rates are chosen with, or the first of several; no cell has it
 
 def best_rate(
     recipe: Recipe, # whose learning rate is the first that is tried
     begin: Callable[[Recipe, int], Embedder] = start, # (recipe, seed) → the model before training
     batches: Callable = pair_batches, # as `fit` takes it; what is kept is kept under its name
     sources: tuple[str, ...] = TRIPLES, # whose validation rows decide
+    factor: float = 10**0.5, # between a rate and the next
+    seeds: int = 1, # whose mean decides
 ) -> tuple[float, dict[str, float]]: # the rate; what each tried rate scored
-    """Climb a ladder of rates, a factor of √10 apart, until both neighbours of the best are worse on
-    validation rows. Kept on disk."""
-    first = begin(recipe, TUNING)
+    """Climb a ladder of rates until both neighbours of the best are worse on validation rows. Kept on
+    disk."""
     tried: dict[int, float] = {}
     weights = hashlib.sha256(b''.join(p.detach().numpy().tobytes()
-        for p in first.encoder.parameters())).hexdigest()
-    about = [described(recipe), weights, batches.__name__, sources, project_corpus().fingerprint]
-    def score(step):
-        rate, embedder = recipe.learning_rate * 10**(step/2), begin(recipe, TUNING) if tried else first
-        fit(embedder, replace(recipe, learning_rate=rate), TUNING, batches)
+        for p in begin(recipe, TUNING).encoder.parameters())).hexdigest()
+    about = [described(recipe), weights, batches.__name__, sources, project_corpus().fingerprint, factor,
+        seeds]
+    def mark(rate, seed):
+        embedder = begin(recipe, seed)
+        fit(embedder, replace(recipe, learning_rate=rate), seed, batches)
         return average(marks(embedder, sources, 'validation'))
+    def score(step):
+        rate = recipe.learning_rate * factor**step
+        return float(np.mean([mark(rate, TUNING + i) for i in range(seeds)]))
     def climb():
         best = 0
         while todo := [step for step in (best, best - 1, best + 1) if step not in tried]:
             tried[todo[0]] = score(todo[0])
             best = max(tried, key=tried.__getitem__)
-        return {f'{recipe.learning_rate * 10**(step/2):.3g}': tried[step] for step in sorted(tried)}
+        return {f'{recipe.learning_rate * factor**step:.3g}': tried[step] for step in sorted(tried)}
     found = kept(runs_folder(
         )/'miniature'/f'rates-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]}.json', climb)
     return float(max(found, key=found.get)), found
