@@ -10,7 +10,8 @@ from gte_nb.experiments import runner
 from gte_nb.utils import data_folder
 from gte_nb.experiments.runner import (COLUMNS, cell_rows, check_prediction, experiment_rows, find_experiment,
     joined, lines_of, pack, recorded_rows, run_experiment, whole_cells)
-from gte_nb.experiments.claims import MARGIN, Claim, Judgement, all_claims, clustered, standing
+from gte_nb.experiments.claims import (MARGIN, Claim, Judgement, all_claims, clustered, clusters,
+    standing)
 from gte_nb.evaluation.intervals import Estimate, holm, interval, together, two_way
 
 RESULTS = data_folder()/'results'
@@ -133,6 +134,15 @@ def test_other_tasks_are_a_sample_of_their_own():
     assert Claim('two', dict(a={'x': noise, 'y': noise})).other == {}
     assert Claim('small', dict(a=noise), untested='too small').verdict == 'not tested'
 
+def test_clusters_are_those_of_the_corpus():
+    "A task has other queries in another version of the corpus, and so other clusters."
+    recorded, values = clusters(), np.random.default_rng(0).normal(0, 1, (3, 300))
+    (one, _), (other, _) = (key for key in recorded if key[1] == 'docstring_code')
+    assert recorded[one, 'docstring_code'] != recorded[other, 'docstring_code']
+    found = {corpus: Claim('one task', dict(a=dict(docstring_code=values)), corpus=corpus).other
+        for corpus in (one, other, 'another')}
+    assert found['another'] == {} and found[one]['a'].error != found[other]['a'].error
+
 def test_every_claim_against_an_independent_recomputation():
     "No verdict of the board rests on a slip of the estimator: once more, written differently."
     def recomputed(part):
@@ -143,11 +153,10 @@ def test_every_claim_against_an_independent_recomputation():
         seeds, queries = values - values.mean(0), values - values.mean(1, keepdims=True)
         rest = ((seeds - seeds.mean(1, keepdims=True))**2).sum() / ((s - 1)*(q - 1))
         of_seeds, of_queries = q*values.mean(1).var(ddof=1), s*queries.mean(0).var(ddof=1)
-        parts = [(of_seeds, s - 1)]*bool(of_seeds > rest) + [(of_queries, q - 1)]*bool(of_queries > rest)
-        if len(parts) == 2: parts.append((-rest, (s - 1)*(q - 1)))
-        if not parts: parts = [(rest, (s - 1)*(q - 1))]
-        total = sum(square for square, _ in parts)
-        freedom = total**2 / sum(square**2/f for square, f in parts)
+        total = max(of_seeds, rest) + max(of_queries, rest) - rest
+        freedom = total**2 / sum(square**2/f for square, f in ((of_seeds, s - 1), (of_queries, q - 1),
+            (rest, (s - 1)*(q - 1))))
+        freedom = max(1, freedom)
         margin = student.ppf(0.975, freedom) * (total/(s*q))**0.5
         return values.mean(), values.mean() - margin, values.mean() + margin
     claims, checked = all_claims(), 0

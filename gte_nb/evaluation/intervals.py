@@ -63,11 +63,10 @@ def two_way(
     freedom = np.array([s - 1, q - 1, (s - 1)*(q - 1)])
     rest = values - by_seed[:, None] - by_item + mean
     squares = np.array([q * by_seed.var(ddof=1), s * by_item.var(ddof=1), (rest**2).sum() / freedom[2]])
-    # a variance that is estimated below 0 is taken as 0
-    there = squares[:2] > squares[2]
-    weighted = np.array([*there, 1 - there.sum()]) * squares
-    satterthwaite = weighted.sum()**2 / max((weighted**2 / freedom).sum(), 1e-300)
-    return Estimate(float(mean), float((weighted.sum() / (s*q))**0.5), float(max(1, satterthwaite)), s)
+    # a variance that is estimated below 0 is taken as 0; its degrees of freedom still count
+    total = np.maximum(squares[:2], squares[2]).sum() - squares[2]
+    satterthwaite = total**2 / max((squares**2 / freedom).sum(), 1e-300)
+    return Estimate(float(mean), float((total / (s*q))**0.5), float(max(1, satterthwaite)), s)
 
 def interval(
     values: np.ndarray, # (seeds, items) or (items,)

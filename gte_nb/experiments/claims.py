@@ -48,12 +48,13 @@ def published_gain(
     return 'MTEB ' + ', '.join(f'{column.lower()} {gain(column):+.1f}' for column in columns)
 
 @cache
-def clusters() -> dict[str, tuple]: # task → which cluster each of its items belongs to
+def clusters() -> dict[tuple[str, str], tuple]: # (corpus, task) → which cluster each of its items belongs to
     "Packages of functions, headwords of senses, articles: what `cluster_rows` of `miniature` has recorded."
     file = data_folder()/'results'/'clusters.csv'
     if not file.exists(): return {}
     with open(file, encoding='utf-8', newline='') as text:
-        return {row['task']: tuple(map(int, row['clusters'].split())) for row in csv.DictReader(text)}
+        return {(row['corpus'], row['task']): tuple(map(int, row['clusters'].split()))
+            for row in csv.DictReader(text)}
 
 def clustered(
     values: np.ndarray, # (seeds, items)
@@ -69,13 +70,13 @@ def _own(part):
     if isinstance(part, tuple): return part[0]
     return two_way(joined(part) if isinstance(part, dict) else part)
 
-def _other(part):
+def _other(part, corpus):
     "Of tasks like these; where there is one task, of other clusters of it. None where the rows do not say"
     if isinstance(part, tuple): return part[1]
     if not isinstance(part, dict): return None
     if len(part) > 2: return two_way(np.stack([values.mean(1) for values in part.values()], axis=1))
     (task, values), *more = part.items()
-    labels = clusters().get(task, ())
+    labels = clusters().get((corpus, task), ())
     known = not more and len(labels) == values.shape[1] and len(set(labels)) > 4
     return two_way(clustered(values, labels)) if known else None
 
@@ -131,6 +132,7 @@ class Claim:
     published: str = '' # the paper's own difference, where it gives one
     added: bool = False # whether we say it, and not the paper
     untested: str = '' # why the figures do not test the sentence, where they do not
+    corpus: str = '' # its fingerprint, where there is one task, whose clusters are then known
 
     @cached_property
     def own(self) -> dict[str, Estimate]: # by comparison
@@ -140,7 +142,7 @@ class Claim:
     @cached_property
     def other(self) -> dict[str, Estimate]: # by comparison; empty when the rows do not say
         "Of tasks like these, or of other packages of one task."
-        found = {name: _other(part) for name, part in self.parts.items()}
+        found = {name: _other(part, self.corpus) for name, part in self.parts.items()}
         return {} if None in found.values() else found
 
     @property

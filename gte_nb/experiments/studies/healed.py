@@ -138,7 +138,7 @@ def comparisons(
         metric, every = ('own', CODE) if domains == CODE else ('unseen', UNSEEN)
         return by_task(rows, f'{ours}/bert', f'{theirs}/bert', metric, every, domains)
     return {name: Claim(f'{said} (distilled transformer)', {'difference': differences(ours, theirs, domains)},
-        added=name in ADDED)
+        added=name in ADDED, corpus=rows['corpus'].iloc[0])
         for name, (ours, theirs, domains, said) in COMPARED.items() if {ours, theirs} <= there}
 
 def claims(

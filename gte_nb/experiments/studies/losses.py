@@ -66,8 +66,8 @@ def claims(
     "The paper's loss ablation, after stage 1, after stage 2, and on transformers."
     asked = {'after stage 1': ('at τ 0.05', 'temperature 0.05'),
         "after stage 1, at the paper's temperature": ('at τ 0.01', 'temperature 0.01'),
-        'in batches of 2,048 pairs': ('at τ 0.05', 'batch 2048'),
-        'after stage 2': ('static', 'stage 2'),
+        'in batches of 2,048 pairs': ('at τ 0.05, 25 steps', 'batch 2048'),
+        'after stage 2': ('static, both from the same stage 1', 'stage 2'),
              'on a transformer of new layers': ('stage 1', 'new layers/bert'),
              'on layers of all-MiniLM-L6-v2': ('stage 1', 'bert')}
     return [Claim(f'the improved loss beats vanilla InfoNCE {where}',

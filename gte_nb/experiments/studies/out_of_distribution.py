@@ -138,7 +138,7 @@ def claims(
     for where, arm in {'': 'stage 1', ' (transformer)': 'stage 1/bert'}.items():
         if over := some(against_peer(rows, arm, 'BM25'), SEARCH):
             found.append(Claim(f'zero-shot retrieval after stage 1 beats BM25{where}',
-                {f'mean of {len(over)} tasks': over}))
+                {f'mean of {len(over)} tasks, the better of two BM25 on each': over}))
     if learnt := some(gained(rows, 'stage 1', 'random vectors'), ONCE):
         found.append(Claim('stage 1 helps outside of its sources: it beats untrained vectors',
             {f'mean of {len(learnt)} tasks': learnt}, added=True))

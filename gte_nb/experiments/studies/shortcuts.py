@@ -118,18 +118,20 @@ def by_overlap(
     rows: pd.DataFrame, # recorded
     ours: str, # an arm
     theirs: str = 'bm25', # another
-    metric: str = 'unseen', # whose queries
     parts: int = 4, # quartiles
-) -> dict[str, np.ndarray]: # 'a to b' of the words → (seeds, queries) differences
+    least: int = 20, # queries of a domain in a quartile; with fewer it is left out there
+) -> dict[str, dict[str, np.ndarray]]: # 'a to b' of the words → domain → (seeds, queries) differences
     "Differences by how much of a query its document repeats."
     def scores(arm):
-        return np.concatenate([item_scores(rows, arm, metric, part).to_numpy()
-            for part in range(len(UNSEEN) if metric == 'unseen' else 1)], axis=1)
-    shared, values = scores('overlap')[0], scores(ours) - scores(theirs)
-    edges = np.quantile(shared, np.linspace(0, 1, parts + 1))
-    place = np.minimum(np.searchsorted(edges, shared, side='right') - 1, parts - 1)
-    return {f'{100*edges[k]:.0f}% to {100*edges[k + 1]:.0f}% of the words': values[:, place == k]
-        for k in range(parts) if (place == k).any()}
+        return [item_scores(rows, arm, 'unseen', part).to_numpy() for part in range(len(UNSEEN))]
+    shared = [overlaps[0] for overlaps in scores('overlap')]
+    edges = np.quantile(np.concatenate(shared), np.linspace(0, 1, parts + 1))
+    places = [np.clip(np.searchsorted(edges, overlaps, side='right') - 1, 0, parts - 1)
+        for overlaps in shared]
+    apart = [a - b for a, b in zip(scores(ours), scores(theirs))]
+    return {f'{100*edges[k]:.0f}% to {100*edges[k + 1]:.0f}% of the words': {
+            domain: values[:, place == k] for domain, values, place in zip(UNSEEN, apart, places)
+            if (place == k).sum() >= least} for k in range(parts)}
 
 def over_bm25(
     rows: pd.DataFrame, # recorded
