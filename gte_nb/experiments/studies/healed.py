@@ -7,6 +7,7 @@ __all__ = ['CODE', 'STUDENTS', 'VARIANTS', 'OWN_RATE', 'NEGATIVES', 'FURTHER', '
            'ADDED', 'begin', 'first_stage', 'run', 'comparisons', 'claims']
 
 # %% ../../../nbs/experiments/healed.ipynb #584fd727
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -123,10 +124,14 @@ COMPARED = { # → arm, what it is compared with, domains, what is said
 ADDED = 'stage 1 − start', 'a near miss − a random text, its own task'      # which we say, not the paper
 
 def _start_for_each_seed(rows):
-    "The start is one model: its row stands for every seed."
-    start = rows[(rows['arm'] == 'start/bert') & (rows['seed'] == 0)]
-    others = rows[rows['arm'] != 'start/bert']
-    return pd.concat([others, *(start.assign(seed=seed) for seed in rows['seed'].unique())])
+    "One start served several seeds: the row with the weights that a seed's stage 1 began with stands for it."
+    def weights(arm):
+        cells = rows[(rows['arm'] == arm) & (rows['made'] != '')]
+        return {seed: json.loads(made)['start'] for seed, made in zip(cells['seed'], cells['made'])}
+    starts, others = rows[rows['arm'] == 'start/bert'], rows[rows['arm'] != 'start/bert']
+    row_of = {found: seed for seed, found in weights('start/bert').items()}
+    return pd.concat([others, *(starts[starts['seed'] == row_of[found]].assign(seed=seed)
+        for seed, found in weights('stage 1/bert').items())])
 
 def comparisons(
     rows: pd.DataFrame, # recorded
