@@ -93,7 +93,8 @@ def gte_search(
     query: Param(_QUERY_HELP, str, opt=False, nargs='?') = None, # type: ignore[valid-type]
     # folder, name on the hub, or all-MiniLM-L6-v2; default: the newest finished stage 2 of your runs, or that
     model: str = None,
-    query_model: str = None, # embeds the query, in the space of the model's vectors; default: the model
+    # embeds the query, in the space of the model's vectors, which cannot be checked; default: the model
+    query_model: str = None,
     # what to search
     corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
     texts: Param(_TEXTS_HELP, str, action='append') = None, # type: ignore[valid-type]
@@ -106,13 +107,15 @@ def gte_search(
     try:
         with os_errors_said():
             folder, asking = _models(model, query_model)
-            world, none = _world(corpus, texts, packages), 'no text shares a word with the query'
+            world, none = _world(corpus, texts, packages), 'nothing: no text shares a word with the query'
             if quick: none += '; without --quick, the model answers by meaning'
+            unknown = 'nothing: the model knows no word of the query'
             for answer in answers(query or '', world, folder, top, quick, asking):
                 if json: print(dumps(answer._asdict(), ensure_ascii=False), flush=True)
                 else:
                     print(_heading(answer, folder, model, asking),
-                        show_hits(answer.hits, shutil.get_terminal_size().columns) or none,
+                        show_hits(answer.hits, shutil.get_terminal_size().columns)
+                        or (none if answer.model == 'words' else unknown),
                     sep='\n', flush=True)
     except (ValueError, FileNotFoundError) as error: complain(error)
     except KeyboardInterrupt: stopped()

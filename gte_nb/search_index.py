@@ -530,7 +530,8 @@ class SearchIndex:
         # exactly
         approximate: bool = False,
     ) -> Hits:
-        """The best rows of each query. Raises ValueError for vectors of another width or another model,
+        """The best rows of each query; by meaning none for a vector of zeros, which a table of token vectors
+        gives to a text without a known token. Raises ValueError for vectors of another width or model,
         for a key that no row has, for texts where there is no model, and vectors where words are
         needed."""
         queries = _as_queries(queries)
@@ -551,6 +552,8 @@ class SearchIndex:
         asked = self._query_vectors(queries)
         if len(self): meant = self._by_meaning(asked, depth, chosen, approximate, oversampling)
         else: meant = nearest_rows([], len(asked), depth)
+        silent = ~asked.any(axis=1)                                # of no direction, so near to nothing
+        meant.scores[silent], meant.rows[silent] = -np.inf, -1
         return meant if by == _MEANING else fused([meant.rows, self._by_words(queries, depth, chosen).rows],
             k)
 
@@ -562,6 +565,9 @@ class SearchIndex:
         "Write the index. Raises ValueError when that is not possible."
         folder, mark = _path(folder), os.urandom(4).hex()
         if folder.is_file(): raise ValueError(f'{folder} is a file, and an index needs a folder')
+        if (folder/'modules.json').exists() or any(folder.glob('*.safetensors')):
+            raise ValueError(f'{folder} holds a model, whose tokenizer.json an index would replace by its own; '
+                             'name another folder')
         vectors, rows, ends = f'vectors-{mark}.npy', f'rows-{mark}.jsonl', f'ends-{mark}.npy'
         bits, ranges, kept = f'bits-{mark}.npy', f'ranges-{mark}.npy', self._precision
         graph = f'graph-{mark}.usearch'

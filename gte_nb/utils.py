@@ -208,6 +208,7 @@ def writing(
     "Raises ValueError with a sentence when it cannot be written."
     try: yield
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None: raise    # a sentence of ours, of what is read
         why = getattr(error, 'strerror', None) or error
         then = 'make room, and the same command goes on'
         raise ValueError(f'{what} cannot be written to {folder}: {why}; {then}') from None

@@ -1,5 +1,6 @@
 """Evaluation: what is refused, what is measured on one's own rows and folders, what must agree with mteb."""
 import json, os, shutil, sys, warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')                # before a library reads it
@@ -24,6 +25,9 @@ from gte_nb.data.mining import open_corpus
 from gte_nb.evaluation.scores import gte_evaluate, load_model
 from gte_nb.model.identity import model_hash
 from gte_nb.data.sources import Sources
+from gte_nb.training.card import write_card
+from gte_nb.training.recipes import RECIPES
+from gte_nb.training.stages import run_stage
 from gte_nb.evaluation.own_tasks import local_tasks
 from gte_nb.evaluation.tasks import find_tasks, own_task, tuning_task
 
@@ -420,3 +424,21 @@ def test_no_ipython(table, monkeypatch):
     if not (scores.data_folder()/'results'/'items.csv').exists(): pytest.skip('no recorded results')
     monkeypatch.setitem(sys.modules, 'IPython', None)
     refused(table, 'a table is shown by IPython, which is not installed; get it with: pip install ipython')
+
+def test_a_name_that_is_no_task_is_refused_before_anything_is_mined(monkeypatch, capsys):
+    monkeypatch.delenv('GTE_NB_EVAL_DATA', raising=False)
+    monkeypatch.setattr('gte_nb.data.mining.mine', lambda *_, **__: pytest.fail('mined'))
+    with pytest.raises(SystemExit): gte_evaluate(['bm25'], tasks='packges')
+    assert "no task or suite is called 'packges'; near it: packages" in capsys.readouterr().err
+
+def test_rows_that_a_model_may_have_seen_are_named_and_stay_out_of_its_card(evaluated, tmp_path):
+    "Trained with another share of validation rows than it is measured with."
+    rows, run = str(rows_of(tmp_path/'my.jsonl', [None]*100)), tmp_path/'run'
+    shape = dict(steps=3, batch_size=8, vocab_size=200, hidden_size=8)
+    recipe = replace(RECIPES['laptop-scratch'][0], **shape)
+    run_stage(recipe, run, open_corpus([rows], validation=0.1), quiet=True)
+    for share, seen in ((0.1, False), (0.3, True)):
+        said = evaluated([str(run)], corpus=[rows], validation=share)
+        assert ('it may have seen rows that are measured here' in said) == seen
+        assert ('| my (validation) |' in (run/'README.md').read_text()) == (not seen)
+        (run/'README.md').unlink(); write_card(run, open_corpus([rows], validation=0.1))

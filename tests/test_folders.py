@@ -724,3 +724,12 @@ def test_threads_cut_texts_at_their_own_lengths():
         for thread in threads: thread.join()
         sys.setswitchinterval(interval)
     assert not wrong and embedder.tokenizer.truncation["max_length"] == 12
+
+
+def test_a_module_without_its_settings_is_refused(tmp_path):
+    "modules.json names it: sentence-transformers refuses such a folder, and so does this library."
+    folder = sentence_transformer(tmp_path/"model", theirs.Pooling(HIDDEN, "cls"))
+    Embedder.load(folder)
+    (folder/"1_Pooling"/"config.json").unlink()
+    with pytest.raises(ValueError, match="1_Pooling/config.json is missing, and .*modules.json names"):
+        Embedder.load(folder)

@@ -5,6 +5,7 @@ os.environ |= dict(HF_HUB_OFFLINE='1', TQDM_DISABLE='1', HF_DATASETS_DISABLE_PRO
 import datasets, numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 
 from gte_nb.data import cleaning, files as own_files
+from gte_nb.data.own_texts import read_texts
 from gte_nb.data.cleaning import LANGUAGE, NEAR_DUPLICATE, REPEATED, CopyIndex, evaluation_texts, flag_rows
 from gte_nb.data.corpus import Corpus, fingerprint
 from gte_nb.data.files import from_files
@@ -71,6 +72,7 @@ def test_marks_that_swallow_rows_are_refused(tmp_path, content, sentence):
     name, delimiter = ('a.tsv', '\t') if '\t' in content else ('a.csv', ',')
     said = refusal(read, tmp_path, name, content)
     assert sentence in said and f'{name}, row 11' in said and "quoting='none'" in said
+    assert refusal(read_texts, [tmp_path/name]).startswith(said.partition(", or read the file with")[0])
     assert not list((tmp_path/'cache').rglob('*.parquet'))
     pairs, corpus = read(tmp_path, name, content, quoting='none')
     lines = [line for line in content.splitlines()[1:] if line]

@@ -14,6 +14,7 @@ from gte_nb.data.functions import environment_stamp, installed_functions
 from gte_nb.data.tokens import train_tokenizer
 from gte_nb.model.embedder import Embedder
 from gte_nb.model.encoder import StaticEncoder
+from gte_nb.model.folders import Settings
 from gte_nb.model.identity import model_hash
 from gte_nb.model.query_model import QueryModel, map_tensors
 from gte_nb.search import gte_search, show_hits
@@ -439,7 +440,7 @@ def test_command(environment, model, student, tmp_path, monkeypatch, capsys):
     gte_search('cut an old tree down', texts=[str(notes)], top=1, json=True)
     assert json.loads(capsys.readouterr().out)['hits'][0]['row'] == 1
     gte_search('zebra', texts=[str(texts_file(tmp_path/'other.jsonl', ['Plant a tree.']))], quick=True)
-    assert 'no text shares a word with the query; without --quick' in capsys.readouterr().out
+    assert 'nothing: no text shares a word with the query; without --quick' in capsys.readouterr().out
     gte_search('cut an old tree down', texts=[str(notes)], query_model=str(student))
     out = capsys.readouterr().out
     assert f'model: {model}, queries by {student}' in out and 'notes.jsonl 1' in out
@@ -490,3 +491,18 @@ def test_a_damaged_index_of_an_environment_is_built_again(environment, model):
     for file in answers.cache_folder().glob('search/*/tokenizer.json'): file.write_text('{')
     answers._kept_open.cache_clear()
     assert search.search('cut an old tree down', model) == found
+
+def test_an_index_does_not_move_into_the_folder_of_a_model(model):
+    before = model_hash(model)
+    with pytest.raises(ValueError, match='holds a model.*name another folder'):
+        SearchIndex(['a boat', 'a tree'], model=model).save(model)
+    assert model_hash(model) == before
+
+def test_a_query_without_a_known_token_finds_nothing(model, tmp_path, capsys):
+    table = Embedder.load(model)
+    Embedder(table.encoder, table.tokenizer, settings=Settings(skip_unknown=True)).save(tmp_path/'model')
+    index = SearchIndex(['a boat', 'a tree'], model=tmp_path/'model')
+    assert (index.search(['日', 'boat'], k=2).rows == [[-1, -1], [0, 1]]).all()
+    file = texts_file(tmp_path/'some.jsonl', ['a boat', 'a tree'])
+    gte_search('日', str(tmp_path/'model'), texts=[str(file)])
+    assert 'the model knows no word of the query' in capsys.readouterr().out

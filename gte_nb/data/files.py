@@ -151,7 +151,7 @@ def _row_like(line, delimiter, header):
     fields = zip(header, line.rstrip('\r\n').split(delimiter))
     return all(field.strip(' "') and not field[0].isspace() for name, field in fields if name in _SIDES)
 
-def _csv_values(path, file, delimiter, quoting):
+def _csv_values(path, file, delimiter, quoting, otherwise=_PLAIN):
     "(values, lines) of each row, the header first. Refuses marks that no writer of CSV leaves behind."
     lines = []                                                              # that the row consists of
     dialect = dict(quoting=csv.QUOTE_NONE) if quoting == 'none' else dict(strict=True)
@@ -163,12 +163,24 @@ def _csv_values(path, file, delimiter, quoting):
             where = f'{path}, row {number}, {ascii(lines[0][:60].rstrip())}' if lines else path
             if 'unexpected end' in str(e) or 'field limit' in str(e) and len(lines) > 1:
                 raise ValueError(f'{where}: a quotation mark is never closed and takes in {len(lines) - 1:,} '
-                                 f'lines after it; close it, {_PLAIN}') from None
+                                 f'lines after it; close it, {otherwise}') from None
             if 'expected after' in str(e):
                 raise ValueError(f'{where}: text stands behind a closing quotation mark; write a mark inside '
-                                 f'of a quoted field twice, {_PLAIN}') from None
+                                 f'of a quoted field twice, {otherwise}') from None
             raise
         lines.clear()
+
+def _unswallowed(path, rows, delimiter, header, notes, otherwise=_PLAIN):
+    "(number, values) of rows of `_csv_values`; then those that quotation marks may have made are judged."
+    several, similar, first = 0, 0, None                  # rows of several lines; those of lines like rows
+    for number, (values, lines) in enumerate(rows, 1):
+        if len(lines) > 1:
+            several += 1
+            if _row_like(lines[0], delimiter, header):
+                like = sum(_row_like(line, delimiter, header) for line in lines)
+                if like >= max(2, 0.8*len(lines)): similar, first = similar + 1, first or (number, len(lines))
+        if values: yield number, values
+    if similar: _judge_swallowed(path, several, similar, *first, notes, otherwise)
 
 def _csv_rows(path, source, remarks, delimiter):
     limit = csv.field_size_limit(64 << 20)                # a mark may take in the rest of the file
@@ -180,22 +192,13 @@ def _csv_rows(path, source, remarks, delimiter):
             _check_columns(columns, path, source)
             remarks.columns |= (read_as := _read_as(columns, source))
             header = [read_as[column] for column in columns]
-            several, similar, first = 0, 0, None          # rows of several lines; those of lines like rows
-            for number, (values, lines) in enumerate(rows, 1):
-                if len(lines) > 1:
-                    several += 1
-                    if _row_like(lines[0], delimiter, header):
-                        like = sum(_row_like(line, delimiter, header) for line in lines)
-                        if like >= max(2, 0.8*len(lines)):
-                            similar, first = similar + 1, first or (number, len(lines))
-                if not values: continue
+            for number, values in _unswallowed(path, rows, delimiter, header, remarks.notes):
                 if len(values) != len(header): yield number, 'wrong number of fields', values; continue
                 invalid = not all(map(str.isascii, values)) and any(map(LONE_SURROGATE.search, values))
                 yield number, 'invalid UTF-8' if invalid else None, dict(zip(header, values))
-            if similar: _judge_swallowed(path, several, similar, *first, remarks.notes)
     finally: csv.field_size_limit(limit)
 
-def _judge_swallowed(path, several, similar, row, lines, notes):
+def _judge_swallowed(path, several, similar, row, lines, notes, otherwise):
     """Refuse or note rows whose lines look like rows.
 
     A mark that is opened by mistake, and closed by chance many rows later, leaves such a row; so does a text
@@ -204,10 +207,10 @@ def _judge_swallowed(path, several, similar, row, lines, notes):
     if 2*similar >= several:
         raise ValueError(f'{path}, row {row}: a quoted field takes in {lines:,} lines that look like rows of '
                          'their own; close the mark that opens it, or save the rows as JSON lines if it is '
-                         f'one text, {_PLAIN}')
+                         f'one text, {otherwise}')
     notes.append(f'{similar:,} of the {several:,} rows of several lines in {path.name} consist of lines '
                  f'that look like rows of their own; the first is row {row}, of {lines:,} lines: look at '
-                 f'it, {_PLAIN}')
+                 f'it, {otherwise}')
 
 def _decoded(value):
     if isinstance(value, list): return [_decoded(part) for part in value]

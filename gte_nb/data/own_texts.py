@@ -9,6 +9,7 @@ __all__ = ['TEXT_COLUMNS', 'TEXT_ENDINGS', 'read_texts']
 import csv, gzip, io, json
 from pathlib import Path
 
+from .files import _csv_values, _unswallowed
 from .text import LONE_SURROGATE
 from ..documented import documented
 
@@ -21,19 +22,24 @@ def _lines(path):
     with gzip.open(path) if path.suffix == '.gz' else open(path, 'rb') as raw:
         yield from io.TextIOWrapper(raw, 'utf-8-sig', errors='surrogateescape', newline='')
 
-def _records(path):
+_INSTEAD = 'or save the rows as JSON lines'
+
+def _records(path, notes):
     "(row, what is wrong or None, a dictionary) of a file."
     ending = path.with_suffix('').suffix if path.suffix == '.gz' else path.suffix
     if ending not in TEXT_ENDINGS:
         raise ValueError(f"{path} ends in {ending or 'nothing'}; texts come as {', '.join(TEXT_ENDINGS)}")
     if ending in ('.csv', '.tsv'):
-        rows = csv.DictReader(_lines(path), delimiter=',' if ending == '.csv' else '\t', strict=True)
-        if not set(TEXT_COLUMNS) & set(rows.fieldnames or ()):
-            raise ValueError(f"{path} has the columns {', '.join(rows.fieldnames or ())}; one of "
-                             f"{', '.join(TEXT_COLUMNS)} is needed")
-        for row, record in enumerate(rows, 1):
-            if None in record or None in record.values(): yield row, 'wrong number of fields', record
-            else: yield row, None, record
+        delimiter = ',' if ending == '.csv' else '\t'
+        rows = _csv_values(path, _lines(path), delimiter, 'csv', _INSTEAD)
+        columns, _ = next(rows, ([], []))
+        if not set(TEXT_COLUMNS) & set(columns):
+            raise ValueError(f"{path} has the columns {', '.join(columns)}; one of {', '.join(TEXT_COLUMNS)} "
+                             "is needed")
+        sides = ['document' if name in TEXT_COLUMNS else name for name in columns]
+        for row, values in _unswallowed(path, rows, delimiter, sides, notes, _INSTEAD):
+            if len(values) == len(columns): yield row, None, dict(zip(columns, values))
+            else: yield row, 'wrong number of fields', values
         return
     for row, line in enumerate(_lines(path), 1):
         if not line.strip(): continue
@@ -48,12 +54,12 @@ def read_texts(
 ) -> tuple[list[dict], list[str]]: # rows: text, file, row, and what else stands there; sentences on bad ones
     """All texts of some files. Raises ValueError for a file that is not there, is damaged, holds no text,
     or has none of TEXT_COLUMNS."""
-    rows: list[dict] = []
+    rows, notes = list[dict](), list[str]()
     skipped: dict[str, list] = {}                       # fault → how often, the first
     for path in map(Path, paths):
         if not path.is_file(): raise ValueError(f'{path} does not exist, or is no file')
         try:
-            for number, fault, record in _records(path):
+            for number, fault, record in _records(path, notes):
                 text = None if fault else next((record[name] for name in TEXT_COLUMNS if record.get(name)),
                     None)
                 if not fault and not (isinstance(text, str) and text.strip()): fault = 'no text'
@@ -67,6 +73,7 @@ def read_texts(
                 f'{path} cannot be read ({error}); correct it, or save it as JSON lines') from None
     sentences = [f"{count:,} row{'s'*(count > 1)} skipped: {fault}; the first is {first}"
                  for fault, (count, first) in skipped.items()]
+    sentences += notes
     if not rows:
         why = '; '.join(sentences) or 'nothing stands there'
         raise ValueError(f"no text in {', '.join(map(str, paths))}: {why}")

@@ -29,7 +29,7 @@ from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
 from ..utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
-                          runs_folder)
+                          runs_folder, stopped)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,8 @@ def load_model(
     label = labels.get((about.get('stage'), about.get('init') != about.get('start')), name)
     sources = {source for record in (training_history(name) if about else ())
         for source in record['about'].get('sources', ())}
-    about = dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources)
+    about = dict(label=label, recipe=about.get('name', ''), seed=about.get('seed', ''), sources=sources,
+        corpus=about.get('corpus'))
     return model, model_hash(folder), about
 
 def _folder(name):
@@ -177,7 +178,7 @@ def gte_evaluate(
     # instead of the suites, an mteb benchmark, "MTEB(eng, v1)", or names of mteb tasks, separated by commas
     benchmark: str = None,
     corpus: Param(_CORPUS_HELP, str, action='append') = None, # type: ignore[valid-type]
-    rows: int = 1500, # functions of a package task, and queries of your own
+    rows: int = 1500, # functions of a package task, and queries of a --corpus of yours; --data is taken whole
     # share of the rows of a --corpus of files that training kept for gauges, and that are measured on where
     # rows name no split; default: 0.01, as in training
     validation: float = None,
@@ -198,8 +199,9 @@ def gte_evaluate(
         else:
             suite = tasks or ('own' if corpus else '' if own else 'default')
             def opened(): return open_corpus(corpus, validation=kept_share(corpus, validation))
-            _evaluate_command(models, suite, out, opened, rows, record, own, notes)
+            _evaluate_command(models, suite, out, opened, rows, record, own, notes, files=bool(corpus))
     except (ValueError, FileNotFoundError) as error: complain(error)
+    except KeyboardInterrupt: stopped()
 
 # %% ../../nbs/machinery/scores.ipynb #6be345e8
 def _own_sets(data, three):
@@ -243,24 +245,33 @@ def _measure_all(loaded, tasks, notes):
                 bar.update()
     return measured
 
-def _find(suite, loaded, corpus, rows):
+def _may_have_seen(loaded, corpus):
+    "name → a sentence, for models that were trained on another version of these files"
+    return {name: f"{about['label']} was trained on a corpus that differs from this one: it may have seen rows that "
+            f'are measured here, so they are left out of its card' for name, (*_, about) in loaded.items()
+        if 'files' in corpus.manifest and about.get('corpus') not in (None, corpus.fingerprint)
+        and set(about['sources']) & set(corpus.manifest['rows'])}
+
+def _find(suite, loaded, corpus, rows, files):
     "`find_tasks`, without what the models have trained on"
     from gte_nb.evaluation.tasks import TRAINED, find_tasks
     trained = set(TRAINED).union(*(about.get('sources', ()) for *_, about in loaded.values()))
     return find_tasks([name.strip() for name in suite.split(';')], corpus, rows,
-        tuple(sorted(trained))) if suite else ([], [])
+        tuple(sorted(trained)), files) if suite else ([], [])
 
-def _evaluate_command(names, suite, out, corpus, rows, keep, own=None, own_notes=()):
+def _evaluate_command(names, suite, out, corpus, rows, keep, own=None, own_notes=(), files=True):
     "`own`: path → task of sets of one's own, on which BM25 has its usual k1 and b"
     import pandas as pd
     own, corpus = own or {}, cache(corpus)
     loaded = _load(names)
-    found, notes = _find(suite, loaded, corpus, rows)
+    found, notes = _find(suite, loaded, corpus, rows, files)
     tasks, notes = _told_apart(own, found), [*own_notes, *notes]
     measured = _measure_all(loaded, own.values(), notes) if own else {}
     opened = corpus.cache_info().currsize                             # a task of the corpus was asked for
     if 'bm25' in loaded and opened: loaded['bm25'] = load_model('bm25', corpus())
     measured |= _measure_all(loaded, found, notes) if found else {}
+    seen = _may_have_seen(loaded, corpus()) if opened else {}
+    notes += seen.values()
     by_name = {task.name: task for task in tasks}
     table = pd.DataFrame([dict(model=loaded[name][2]['label'], folder=name, **row)
         for (name, task), measurement in measured.items() for row in summarise(measurement, by_name[task])],
@@ -272,7 +283,8 @@ def _evaluate_command(names, suite, out, corpus, rows, keep, own=None, own_notes
     for sentence in (*compared, *notes): print(sentence)
     if not len(primary): raise ValueError('nothing was measured; the reasons stand above')
     _save_chart(primary, f'{len(loaded)} models on {primary["task"].nunique()} tasks', out/'scores.png')
-    _fill_cards(loaded, table)
+    doubtful = table['folder'].isin(seen) & table['task'].isin([task.name for task in found])
+    _fill_cards(loaded, table[~doubtful])
     if keep: _record(loaded, by_name, measured, table, corpus().fingerprint if opened else '')
 
 def _save_chart(primary, title, file):
@@ -285,7 +297,7 @@ def _fill_cards(loaded, table):
     for name in loaded:
         if not finished_run(name): continue
         try: add_results(name, table[table['folder'] == name])
-        except ValueError as error: print(f'not in the card: {error}')
+        except (ValueError, OSError) as error: print(f'not in the card: {error}')
 
 def _identity(about):
     return dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''))

@@ -315,13 +315,22 @@ def find_tasks(
     corpus: Corpus|Callable[[], Corpus], # mined, or your own rows; a function is called when a task needs it
     rows: int = 1500, # functions of a package task, and queries of your own
     trained: tuple[str, ...] = TRAINED, # sources that a model to be measured has trained on
+    own_files: bool = True, # whether the corpus may be one of files, whose rows are tasks of their own
 ) -> tuple[list, list[str]]: # tasks; a sentence for whatever is left out
     "Tasks by name. Raises ValueError for a name that is none, with the nearest ones."
     notes, own_notes = list[str](), list[str]()
     opened = cache(lambda: corpus() if callable(corpus) else corpus)
     suites, asked = dict(default=_default(opened, rows, notes)), {name.lower() for name in names}
     suites['zero-shot'] = _zero_shot(opened, trained, notes)
-    if not asked <= {name.lower() for suite in suites.values() for name in suite}:  # suites, own rows
+    def unknown(name, known):
+        near = [known[close] for close in get_close_matches(name.lower(), known, cutoff=0.4)]
+        why = [note for note in notes if note.lower().startswith(f'{name.lower()} is left out')]
+        raise ValueError(why[0] if why else f"no task or suite is called {name!r}; "
+            + (f"near it: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}"))
+    known = {name.lower(): name for suite in suites.values() for name in suite}
+    if not own_files and (others := [name for name in names if name.lower() not in {*known, *SUITES}]):
+        unknown(others[0], known | {suite: suite for suite in SUITES})
+    if not asked <= set(known):                                                     # suites, own rows
         held, files = opened().manifest['rows'], opened().manifest.get('files', [])
         for suite, makers in suites.items():
             here = [name for name in makers if _MADE_OF.get(name) in (None, *held) or name.lower() in asked]
@@ -336,11 +345,7 @@ def find_tasks(
     known = {name.lower(): name for name in (*suites['all'], *suites)}
     chosen: dict[str, Callable] = {}
     for name in names:
-        if name.lower() not in known:
-            near = [known[close] for close in get_close_matches(name.lower(), known, cutoff=0.4)]
-            why = [note for note in notes if note.lower().startswith(f'{name.lower()} is left out')]
-            raise ValueError(why[0] if why else f"no task or suite is called {name!r}; "
-                + (f"near it: {', '.join(near)}" if near else f"suites: {', '.join(SUITES)}"))
+        if name.lower() not in known: unknown(name, known)
         name = known[name.lower()]
         chosen |= suites.get(name) or {name: suites['all'][name]}
     def key(text): return re.sub('[^a-z0-9]', '', text.lower())

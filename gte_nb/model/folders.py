@@ -169,6 +169,10 @@ def read_modules(
     first = 1 if kinds[:1] == ['StaticEmbedding'] else 2 if kinds[:2] == ['Transformer', 'Pooling'] else 0
     if not first or not _AFTER_POOLING.issuperset(kinds[first:]):
         raise unsupported(folder, f"the modules {', '.join(kinds)} in this order")
+    for kind, path in modules:
+        if kind in ('Pooling', 'Dense') and not (path/'config.json').is_file():
+            raise ValueError(f'{path}/config.json is missing, and {file} names this module: copy the folder '
+                             'again')
     return modules
 
 # %% ../../nbs/machinery/folders.ipynb #fa030010

@@ -99,10 +99,16 @@ def _exported(embedder, inputs):
     example = tuple(torch.full((2, 3), value) for value in (1, 1, 0)[:len(inputs)])   # not one tensor thrice
     shape = {0: Dim('batch'), 1: Dim('tokens', max=embedder.encoder.config.max_position_embeddings)}
     with _quiet('torch.onnx'), warnings.catch_warnings(action='ignore'):
-        program = torch.onnx.export(
-            _graph(embedder), example, dynamo=True, verbose=False,
-            dynamic_shapes=(shape,)*len(inputs), input_names=inputs,
-            output_names=['last_hidden_state', 'sentence_embedding'])
+        try:
+            program = torch.onnx.export(
+                _graph(embedder), example, dynamo=True, verbose=False,
+                dynamic_shapes=(shape,)*len(inputs), input_names=inputs,
+                output_names=['last_hidden_state', 'sentence_embedding'])
+        except Exception as error:          # PyTorch makes an error of its own of an interrupt
+            cause: BaseException|None = error
+            while cause := cause.__cause__ or cause.__context__:
+                if isinstance(cause, KeyboardInterrupt): raise KeyboardInterrupt from None
+            raise
     ClearMetadataAndDocStringPass()(program.model)
     return program
 

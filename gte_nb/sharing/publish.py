@@ -19,7 +19,7 @@ from ..model.identity import model_hash
 from .onnx import _AGAIN, export_onnx, quantize_onnx
 from ..training.card import _MARKS, _model_index, _put, _results, _signed, _untouched, write_card
 from ..training.checkpoints import finished_run
-from ..utils import complain, read_json
+from ..utils import complain, os_errors_said, progress_bar, read_json, stopped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +177,39 @@ def publish(
                          "same command tries again") from None
     return str(url)
 
+def _export(folder, onnx, int8):
+    "Write the files of ONNX that are asked for, and say what each gains here."
+    from gte_nb.model.embedder import Embedder
+    said = []
+    with progress_bar(onnx + int8 + 1, 'exporting', 'step') as bar:
+        if onnx:
+            said.append(f'{folder}/{FLOAT_FILE}: vectors differ by at most {export_onnx(folder):.0e}')
+            bar.update()
+        if int8:
+            said.append(f'{folder}/{INT8_FILE}: cosines with the exact vectors from '
+                        f'{quantize_onnx(folder):.3f} up')
+            bar.update()
+        speeds = backend_speeds(Embedder.load(folder))
+        bar.update()
+    gains = [f'{backend} {precision} {times:.2f}' for (backend, precision), (times, _) in speeds.items()]
+    print(*said, f"times as fast as PyTorch on this machine: {', '.join(gains)}", sep='\n')
+
+def _share(folder, to, onnx, int8, public):
+    "What the command does."
+    if not Path(folder).is_dir():
+        raise ValueError(f'there is no folder {folder}; give one that training wrote')
+    if finished_run(Path(folder)) and not (Path(folder)/'README.md').exists(): write_card(folder)
+    if onnx or int8:
+        _export(folder, onnx, int8)
+        if not (to or (Path(folder)/'README.md').exists()): return     # written to be used, and not uploaded
+    files = model_files(folder)
+    for name, size in files: print(f'{size:14,}  {name}')
+    if to: print(f'published: {publish(folder, to, not public)}')
+    else:
+        print(f"{sum(size for _, size in files):14,}  bytes in all. README.md begins:\n\n"
+            + '\n'.join((Path(folder)/'README.md').read_text(encoding='utf-8').splitlines()[:25])
+            + f'\n…\n\nto publish: gte_share {folder} --to USER/NAME')
+
 @call_parse
 def gte_share(
     folder: str, # of a model
@@ -187,27 +220,9 @@ def gte_share(
 ):
     "Check a model, show what would be uploaded, and upload it."
     try:
-        if not Path(folder).is_dir():
-            raise ValueError(f'there is no folder {folder}; give one that training wrote')
-        if finished_run(Path(folder)) and not (Path(folder)/'README.md').exists(): write_card(folder)
-        if onnx: print(f'{folder}/{FLOAT_FILE}: vectors differ by at most {export_onnx(folder):.0e}')
-        if int8:
-            print(f'{folder}/{INT8_FILE}: cosines with the exact vectors from '
-                  f'{quantize_onnx(folder):.3f} up')
-        if onnx or int8:
-            from gte_nb.model.embedder import Embedder
-            speeds = backend_speeds(Embedder.load(folder))
-            print('times as fast as PyTorch on this machine: ' + ', '.join(
-                f'{backend} {precision} {times:.2f}' for (backend, precision), (times, _) in speeds.items()))
-            if not (to or (Path(folder)/'README.md').exists()): return # written to be used, and not uploaded
-        files = model_files(folder)
-        for name, size in files: print(f'{size:14,}  {name}')
-        if to: print(f'published: {publish(folder, to, not public)}')
-        else:
-            print(f"{sum(size for _, size in files):14,}  bytes in all. README.md begins:\n\n"
-                + '\n'.join((Path(folder)/'README.md').read_text(encoding='utf-8').splitlines()[:25])
-                + f'\n…\n\nto publish: gte_share {folder} --to USER/NAME')
+        with os_errors_said(): _share(folder, to, onnx, int8, public)
     except (ValueError, FileNotFoundError) as error: complain(error)
+    except KeyboardInterrupt: stopped()
 
 # %% ../../nbs/machinery/publishing.ipynb #126191e7
 documented(globals())

@@ -216,7 +216,8 @@ def _run_command(stage, words):
 
 def _stage_command(stage, argv):
     words, first = _parsed(stage, argv), True
-    from gte_nb.training.processes import TIMEOUT, Gone, processes, sigterm_said
+    try: from gte_nb.training.processes import TIMEOUT, Gone, processes, sigterm_said
+    except KeyboardInterrupt: stopped()                                   # PyTorch takes seconds to come
     timeout = TIMEOUT if words.timeout is None else words.timeout
     try:
         if not 0 < timeout < 1e9:

@@ -108,6 +108,10 @@ class Settings:
         check_margin(self.leave_out_margin)
         if not 0 < self.learning_rate < float('inf'):
             raise ValueError(f'learning rate {self.learning_rate}; give a positive number')
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f'warmup is {self.warmup}; give a share of the steps, 0 to 1')
+        if not 0 <= self.token_dropout < 1:
+            raise ValueError(f'token_dropout is {self.token_dropout}; give a share of the tokens below 1')
 
 @dataclass(frozen=True)
 class Options:

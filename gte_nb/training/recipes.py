@@ -57,6 +57,11 @@ class Recipe:
     def __post_init__(self):
         if self.negatives not in ('random', 'mined'):
             raise ValueError(f"negatives is {self.negatives!r}; it must be 'random' or 'mined'")
+        if self.stage == 1 and self.batch_size < 2:
+            raise ValueError(f'batch_size is {self.batch_size}; a pair learns from the other pairs of its batch, '
+                             'so give 2 or more')
+        for name in ('hidden_size', 'vocab_size', 'max_length', 'query_tokens', 'document_tokens'):
+            if (value := getattr(self, name)) < 1: raise ValueError(f'{name} is {value}; give 1 or more')
 
     @property
     def static(self) -> bool: # whether it trains a static encoder
