@@ -116,7 +116,7 @@ COMPARED = { # → arm, what it is compared with, domains, what is said
     'both stages − stage 1, domains of stage 2': ('both', 'stage 1', TAUGHT,
         f'stage 1 + stage 2 beats stage 1 alone, on the {len(TAUGHT)} domains that stage 2 trains on'),
     'both stages − stage 1, other domains': ('both', 'stage 1', OTHERS,
-        f'stage 1 + stage 2 beats stage 1 alone, on the {len(OTHERS)} others'),
+        f'stage 1 + stage 2, at the rate best on those, beats stage 1 alone, on {len(OTHERS)} others'),
     'stage 1 − stage 2, other domains': ('stage 1', 'stage 2', OTHERS,
         f'stage 1 alone beats stage 2 alone, on the {len(OTHERS)} others'),
     'a near miss − a random text, its own task': ('near miss', 'random negative', CODE,
