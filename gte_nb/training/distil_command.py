@@ -214,7 +214,8 @@ def _parsed(argv):
     parser.add_argument('--out', type=Path, default=runs_folder()/'distilled',
         help='folder of the run, which the same command goes on with; default: %(default)s')
     parser.add_argument('--corpus', nargs='+', action='extend', metavar='PATH',
-        help="folder of a mined corpus, or files of your rows; default: the project's own")
+        help='folder of a mined corpus, or files of your rows, whose queries and documents are the texts; '
+            "default: the project's own")
     for field in options: _add_field(parser, field, about(field))
     parser.add_argument('--gauge-every', '--gauge_every', type=int,
         help='steps between two measurements; default: a fifth of the run')
