@@ -102,7 +102,7 @@ class Corpus:
     ) -> list[Shard]: # one after the other they hold the rows of `pairs`
         "The files of a source, to be read one by one: memory then does not grow with it."
         if source not in self.manifest['fingerprints']:
-            raise ValueError(f"source {source!r} is not in {self.folder}; name some with --sources; it holds "
+            raise ValueError(f"source {source!r} is not in {self.folder}; name another: it holds "
                              f"{', '.join(self.manifest['fingerprints'])}")
         if not (files := self.manifest.get('shards', {}).get(source)):
             return [Shard(self.folder/f'{source}.parquet')]

@@ -256,12 +256,15 @@ def cell(
     begin: Callable[[Recipe, int], Embedder] = start, # (recipe, seed) → the model before training
     batches: Callable = pair_batches, # as `fit` takes it
     exams: dict|None = None, # as `cell_of` takes them
-    tuned: bool = True, # whether the learning rate is chosen on validation rows; otherwise the recipe's own
+    # whether the learning rate is chosen on validation rows, or how, as arguments of `best_rate`; otherwise
+    # it is the recipe's own
+    tuned: bool|dict[str, Any] = True,
     tiny: bool = False, # four steps of few rows, for tests
 ) -> list[dict]: # step, metric, value, pairs, items, made: as `gte_experiment` takes them
     "Choose a rate, train, examine. Raises ValueError as `fit` and `marks` do."
     if tiny: recipe, tuned = shrunk(recipe), False
-    rate, tried = best_rate(recipe, begin, batches) if tuned else (recipe.learning_rate, {})
+    how = tuned if isinstance(tuned, dict) else {}
+    rate, tried = best_rate(recipe, begin, batches, **how) if tuned else (recipe.learning_rate, {})
     recipe, embedder = replace(recipe, learning_rate=rate), begin(recipe, seed)
     before = model_hash(embedder)
     log, seconds = fit(embedder, recipe, seed, batches)
