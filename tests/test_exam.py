@@ -34,10 +34,10 @@ def test_sealed_until_the_open_part_of_a_cell_is_recorded(arm, recorded, refused
         return rows
     monkeypatch.setattr(exam_sealed, 'recorded_rows', found)
     monkeypatch.setattr(exam_sealed, 'project_corpus', lambda: type('', (), dict(fingerprint='ours')))
-    monkeypatch.setattr(exam, 'model_of', lambda *_: 'a model')
+    monkeypatch.setattr(exam, 'model_of', lambda *_: ('a model', 'how'))
     monkeypatch.setattr(exam, 'tasks_of', lambda sealed: sealed)
-    monkeypatch.setattr(exam, 'examined', lambda model, tasks: [model, tasks])
-    if not refused: assert exam_sealed.run(arm, 0) == ['a model', True]
+    monkeypatch.setattr(exam, 'examined', lambda *arguments: [*arguments])
+    if not refused: assert exam_sealed.run(arm, 0) == ['a model', True, 'how']
     else:
         with pytest.raises(ValueError, match='opened last'): exam_sealed.run(arm, 0)
 

@@ -96,6 +96,16 @@ def test_kept(site, tmp_path, monkeypatch):
     monkeypatch.setenv('GTE_NB_CACHE', str(tmp_path/'fresh'))
     assert rows_of(mine('boats,trees')) == rows_of(corpus)
 
+def test_a_corpus_of_other_packages_stays(site, tmp_path):
+    "Into its folder goes what holds its packages, too."
+    for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})
+    out = tmp_path/'out'
+    mine('boats', out)
+    before = rows_of(mine('boats,trees', out))
+    with pytest.raises(ValueError, match='out holds a corpus with boats, which this one would not have'):
+        mine('trees,birds', out)
+    assert rows_of(Corpus(out)) == before
+
 def test_interrupted(site, monkeypatch, capsys):
     "What was kept before an interruption is not mined again."
     for name, text in PACKAGES.items(): install(site, name, {f'{name}.py': text})

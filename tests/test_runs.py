@@ -173,6 +173,13 @@ def test_another_recipe(place):
     new = ('--recipe', 'laptop', '--init', place.out, '--out', place.folder/'new')
     assert 'holds a static encoder' in refused(place.start(*new))
 
+@pytest.mark.parametrize('option, there', [
+    (('--hidden_size', 32), 'hidden_size 16'), (('--layers', 2), 'layers 0'),
+    (('--keep_layers', '0,2'), 'layers 0')])
+def test_a_shape_that_the_model_to_start_from_does_not_have(place, trained, option, there):
+    said = refused(place.start('--init', trained.out, '--out', place.folder/'new', *option))
+    assert f'has {there}, and --init goes on with it as it is; leave {option[0]} out' in said
+
 def test_help_names_the_real_folder_of_runs():
     def show(): # as in an installed package
         gte_nb.training.command.runs_folder = lambda: Path('/home/somebody/.cache/gte_nb/runs')

@@ -305,6 +305,14 @@ def _say_differences(wanted, missing, evaluation):
     if not evaluation:
         print('GTE_NB_EVAL_DATA names no folder: training rows are not compared with public test sets')
 
+def _check_replaced(corpus, wanted):
+    "Raises ValueError where a corpus that is to be mined again holds packages that the new one lacks."
+    names = {row['package'] for row in wanted}
+    lost = [row['package'] for row in corpus.manifest['packages'] if row['package'] not in names]
+    if not lost: return
+    raise ValueError(f"{corpus.folder} holds a corpus with {', '.join(lost[:3])}{', …'*(len(lost) > 3)}, which "
+                     'this one would not have; give another --out, or delete that folder')
+
 def mine(
     # a CSV file with columns package,version,split; names separated by commas; 'installed'; None: the
     # project's list
@@ -312,8 +320,8 @@ def mine(
     folder: str|Path|None = None, # where the corpus goes; None: the cache
     workers: int = 2, # processes
 ) -> Corpus: # on disk; found again on the next call
-    """Mine all sources from installed packages and clean them. Raises ValueError for an unknown package or
-    when nothing is found."""
+    """Mine all sources from installed packages and clean them. Raises ValueError for an unknown package, when
+    nothing is found, and for a folder with a corpus of other packages."""
     (wanted, missing), evaluation = _installed(packages), evaluation_folder()
     public = _evaluation_key(evaluation)
     sources = [(row['package'], row['split'], _kept_folders(row['package'])['code'].name) for row in wanted]
@@ -322,6 +330,7 @@ def mine(
     with _locked(folder.parent/f'.{folder.name}.lock'):
         if (folder/'corpus.json').exists():
             if Corpus(folder).manifest['key'] == key: return Corpus(folder)
+            _check_replaced(Corpus(folder), wanted)
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f'{folder} holds other things than a corpus; give another --out')
         _say_differences(wanted, missing, evaluation)

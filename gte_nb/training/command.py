@@ -182,6 +182,22 @@ def _say_result(log, measured, expects, out, took, say):
     skipped = f', {log.skipped.sum()} steps skipped' if log.skipped.any() else ''
     say(f'{out}: loss {log.loss.iloc[:10].mean():.3f} → {log.loss.iloc[-10:].mean():.3f}, {took}{skipped}')
 
+def _check_init(words):
+    "Raises ValueError for a shape that the model to start from does not have."
+    from gte_nb.model.embedder import Embedder
+    given = {name: words.changes[name] for name in ('hidden_size', 'layers', 'keep_layers')
+        if name in words.changes}
+    if not (words.init and given): return
+    config = Embedder.load(words.init).encoder.config
+    layers = getattr(config, 'num_hidden_layers', 0)
+    there = dict(hidden_size=config.hidden_size, layers=layers, keep_layers=layers)
+    for name, value in given.items():
+        cuts = name == 'keep_layers'
+        if (len(value) or layers if cuts else value) == there[name]: continue
+        other = f'cut it with --start {words.init}' if cuts else 'begin a new model, without --init'
+        raise ValueError(f'{words.init} has {name.removeprefix("keep_")} {there[name]}, and --init goes on with '
+                         f'it as it is; leave --{name} out, or {other}')
+
 def _run_command(stage, words):
     import pandas as pd
     from gte_nb.data.mining import open_corpus
@@ -193,6 +209,7 @@ def _run_command(stage, words):
         if first and not how.get('quiet'): print(*sentences, sep='\n', flush=True)
     if words.recipe not in RECIPES:
         raise ValueError(f"recipe {words.recipe!r} is none of {', '.join(RECIPES)}")
+    _check_init(words)
     share = _take_file(words)
     recipe = replace(RECIPES[words.recipe][stage-1], **words.changes)
     with losses_said(), first_process_first():
