@@ -34,7 +34,7 @@ CHOICES: dict[str, dict[str, Any]] = {   # of stage 1, each against `stage 1`
     'vanilla': dict(loss='vanilla'), 'alpha 0': dict(alpha=0.), 'alpha 1': dict(alpha=1.),
     'largest 5': dict(sources=SOURCES[:5]), 'batch 64': dict(batch_size=64)}
 OWN_RATE = 'vanilla', 'batch 64'                 # among CHOICES
-ARMS = ('texts', 'untrained', 'BM25', 'BM25, tuned', 'all-MiniLM-L6-v2', 'stage 1', 'stage 1 + 2', *CHOICES)
+ARMS = ('texts', 'untrained', 'BM25', 'tuned BM25', 'all-MiniLM-L6-v2', 'stage 1', 'stage 1 + 2', *CHOICES)
 MOST = dict.fromkeys(ARMS, 1) | {'untrained': 3, 'stage 1 + 2': 3} | dict.fromkeys(('stage 1', *CHOICES), 5)
 SMALL = ('WordSim-353', 'SimLex-999', 'Movie reviews')   # tasks of the miniature
 
@@ -67,7 +67,7 @@ def model_of(
 ) -> tuple[Any, dict]: # as `measure` takes it; how it was made
     "Train or load what an arm examines."
     if arm == 'BM25': return BM25(), {}
-    if arm == 'BM25, tuned': return _bm25(project_corpus()), {}
+    if arm == 'tuned BM25': return _bm25(project_corpus()), {}
     if arm == 'all-MiniLM-L6-v2': return Embedder.load(), {}
     first, tried = _first_recipe(arm, tiny)
     if arm == 'untrained': return start(first, seed), {}
@@ -152,8 +152,9 @@ def exam_claims(
     found = []
     for said, ours, theirs, added in SAID:
         if not {ours, theirs} <= set(rows['arm']): continue
-        if theirs == 'BM25' and 'BM25, tuned' in set(rows['arm']):       # the better of the two is to be beaten
-            theirs += ', tuned'*(over_types(differences(rows, 'BM25, tuned', 'BM25', tasks)).mean() > 0)
+        if theirs == 'BM25' and 'tuned BM25' in set(rows['arm']):       # the better of the two is to be beaten
+            better = over_types(differences(rows, 'tuned BM25', 'BM25', tasks)).mean() > 0
+            theirs = 'tuned BM25' if better else 'BM25'
         parts = differences(rows, ours, theirs, tasks)
         weights = type_weights(parts)
         items = joined({task: weights[task] * values for task, values in parts.items()})
