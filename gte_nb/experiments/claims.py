@@ -143,7 +143,9 @@ class Claim:
     def other(self) -> dict[str, Estimate]: # by comparison; empty when the rows do not say
         "Of tasks like these, or of other packages of one task."
         found = {name: _other(part, self.corpus) for name, part in self.parts.items()}
-        return {} if None in found.values() else found
+        if None in found.values(): return {}
+        # a few tasks can agree by chance, but nobody is surer of other tasks than of these
+        return {name: max(estimate, self.own[name], key=Estimate.width) for name, estimate in found.items()}
 
     @property
     def found(self) -> dict: # comparison → (mean, low, high)
@@ -207,6 +209,11 @@ def standing(
     def stands(one, d, w): return bool(d if 'hold' in one.verdict else w and 'equivalent' in one.verdict)
     return [stands(*each) for each in zip(judged, direction, within)]
 
+@cache
+def _unmade(name):
+    "Whether most cells of an experiment are older than the column that says how they were made."
+    return bool(recorded_rows(name).groupby(['arm', 'seed'])['made'].agg(any).mean() < 0.5)
+
 def claim_table(
     title: str, # of the first column
     claims: list[tuple[str, Claim]], # (experiment, claim)
@@ -225,7 +232,7 @@ def claim_table(
     for (name, claim), here, there in zip(claims, own, other):
         here = here or f'not tested: {claim.untested}'
         there = f'{claim.elsewhere}: {there}' if there else claim.elsewhere or '–'
-        link = f'[{name}](experiments/{name}.ipynb)'
+        link = f'[{name}](experiments/{name}.ipynb)' + ' †'*_unmade(name)
         paper = claim.paper + f' (its own difference: {claim.published})'*bool(claim.published)
         cells = paper, claim.measured, claim.seeds, here, there, link
         lines.append(f"| {' | '.join(cells)} |")
@@ -247,13 +254,15 @@ def scoreboard() -> 'Markdown': # of IPython
     paper, ours = ([one for one in every if one[1].added == added] for added in (False, True))
     notes = [
         '*On these tasks*: other seeds, and other queries of the same tasks. *On other tasks*: tasks drawn',
-        'at random like these; where there is one task, other packages of it. An interval is 95% for itself; '
+        'at random like these, and an interval at least as wide as for these; where there is one task, other '
+        'packages of it. An interval is 95% for itself; '
         'a verdict in',
         'bold is corrected for their number: the chance that any such verdict of its kind, in its column '
         'and table, is wrong is at most 5% (Holm). *Equivalent*: inside of',
         f"±{100*MARGIN:g}, the paper's smallest gain between sizes. *Sees x*: a true difference of x would "
         'have been told from 0',
-        'in 80 of 100 cases.']
+        'in 80 of 100 cases. *†*: the rows are older than the column that names commit, recipe and hashes',
+        'of a cell, so that command, versions, processor and corpus are all that they say.']
     lines = [*claim_table('the paper says', paper), '', *claim_table('we add', ours), '', *notes]
     return Markdown('\n'.join(lines))
 

@@ -40,6 +40,8 @@ def _pairs(text): return int(text) if text else nan
 _TYPES: dict[str, Callable[[str], Any]] = dict(seed=int, step=int, value=float, seconds=float, rows=int,
     pairs=_pairs)
 
+_ONCE = 'command', 'versions', 'hardware', 'date'   # are the same in all rows of a cell
+
 _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot beyond
 _RECIPROCAL = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
 
@@ -124,19 +126,23 @@ def whole_cells(
     # a cell's rows stand together
     for _, group in groupby(table, lambda row: (row['arm'], row['seed'], row['corpus'])):
         cell = list(group)
+        for row in cell[1:]: row |= {name: row[name] or cell[0][name] for name in _ONCE}
         end += len(cell)
         if len(cell) == cell[0]['rows']: whole, last = whole + cell, end
     return whole, sum(map(len, lines[:last]))
 
 def lines_of(
-    rows: list[dict], # of one cell
+    rows: list[dict], # of whole cells
     header: bool, # whether the names of the columns come first
 ) -> bytes: # to be written at once
-    "Rows as lines of CSV."
+    "Rows as lines of CSV. What all rows of a cell share stands in its first one: it is most of a file."
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     if header: writer.writeheader()
-    writer.writerows(rows)
+    for before, row in zip([{}, *rows], rows):
+        same = all(before.get(name) == row[name] for name in ('arm', 'seed', 'corpus'))
+        writer.writerow({name: '' if same and name in _ONCE and value == before[name] else value
+            for name, value in row.items()})
     return text.getvalue().encode('utf-8', 'replace')
 
 _KEY = ('arm', 'seed', 'step', 'metric', 'corpus')   # which row of an experiment it is

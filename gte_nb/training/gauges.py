@@ -92,7 +92,7 @@ def held_out_pairs(
     corpus: Corpus, # one split of it is read
     source: str, # of the corpus
     rows: int = 300, # at most, drawn at random with a fixed seed
-    split: str = 'validation', # or 'test', for what is looked at once
+    split: str = 'validation', # or 'test', for what chooses nothing
 ) -> 'pd.DataFrame': # query, document, …
     """Pairs to measure by, in which no text is there twice. Raises ValueError for a source without two of
     them."""
@@ -108,7 +108,7 @@ def held_out_gauges(
     sources: Iterable[str], # of the corpus; a source that is not trained on measures transfer
     rows: int = 300, # queries of each gauge, at most
     tokens: int = 64, # read of each text
-    split: str = 'validation', # or 'test', for what is looked at once
+    split: str = 'validation', # or 'test', for what chooses nothing
 ) -> dict[str, Callable[['Embedder'], np.ndarray]]: # by source
     "A retrieval gauge for each source. Raises ValueError as `held_out_pairs` does."
     pairs = {source: held_out_pairs(corpus, source, rows, split) for source in sources}

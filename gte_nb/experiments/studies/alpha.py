@@ -64,5 +64,5 @@ def claims(
     asked = {f'α = 0.5 beats α = {a}': f'alpha {a}'
         for a in ('0', '0.3', '1')} | {'a batch should come from one source': 'alpha 0.5/mixed'}
     return [Claim(f'{paper}{where}', {name: by_task(rows, 'alpha 0.5' + end, theirs + end, 'unseen', UNSEEN)})
-            for where, name, end in (('', 'static', ''), (' (transformer)', 'three layers', '/bert'))
+            for where, name, end in (('', 'static', ''), (' (cut transformer)', 'three layers', '/bert'))
             for paper, theirs in asked.items() if {'alpha 0.5' + end, theirs + end} <= set(rows['arm'])]

@@ -70,7 +70,7 @@ def claims(
         if equal == 'steps':
             found.append(Claim('bigger batches are better, at equal steps', over(arms, first, last)))
         elif bert:
-            found.append(Claim('bigger batches are better, at equal pairs (transformer)',
+            found.append(Claim('bigger batches are better, at equal pairs (cut transformer)',
                 over(arms, first, last), added=True))
         else:
             middle = min(arms, key=lambda n: abs(np.log(n/(first*last)**0.5)))

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...evaluation.evaluate import Retrieval, vectors, wordllama_model
 from ...evaluation.tasks import find_tasks
-from ..miniature import SOURCES, project_corpus
+from ..miniature import SOURCES, model_hash, project_corpus
 from ...model.embedder import Embedder, minilm_folder
 from ...training.checkpoints import checkpoint_steps, finished_run
 from ...training.distil_command import Distillation, run_distillation
@@ -100,7 +100,8 @@ def run(
     else:
         folder, seconds = distilled(arm, seed, tiny)
         model, about = Embedder.load(folder), (finished_run(folder) or {})['about']
-        made = dict(recipe=about, weights=sha256((folder/'model.safetensors').read_bytes()).hexdigest())
+        made = dict(recipe=about, weights=sha256((folder/'model.safetensors').read_bytes()).hexdigest(),
+            model=model_hash(model))
         rows += [dict(step=row.step, metric=row.gauge, value=row.score)
             for row in pd.read_csv(folder/'gauges.csv').itertuples()]
         rows.append(dict(step=about['steps'], metric='core seconds', value=seconds))

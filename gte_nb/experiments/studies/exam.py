@@ -152,7 +152,7 @@ def exam_claims(
     found = []
     for said, ours, theirs, added in SAID:
         if not {ours, theirs} <= set(rows['arm']): continue
-        if theirs == 'BM25' and 'tuned BM25' in set(rows['arm']):       # the better of the two is to be beaten
+        if theirs == 'BM25' and 'tuned BM25' in set(rows['arm']):             # the better one is to be beaten
             better = over_types(differences(rows, 'tuned BM25', 'BM25', tasks)).mean() > 0
             theirs = 'tuned BM25' if better else 'BM25'
         parts = differences(rows, ours, theirs, tasks)

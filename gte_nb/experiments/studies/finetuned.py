@@ -85,10 +85,10 @@ def scored_gradient(
 # %% ../../../nbs/experiments/finetuned.ipynb #b8062d91
 @dataclass
 class Task:
-    "What to train on, and two tasks: one to choose on, one to look at once."
+    "What to train on, and two tasks: one to choose on, one to report."
     batches: Callable[[Embedder, int], Callable[[int], Batch]] # (embedder, seed) → step → batch
     validation: Classification|STS|Retrieval # to choose the rate on
-    test: Classification|STS|Retrieval # to look at once
+    test: Classification|STS|Retrieval # to report
     gradient: Callable|None = None # as `train` takes it; None: the improved loss
 
 def _in_turn(first, second, scores=None):

@@ -138,7 +138,7 @@ def claims(
     """Stage 2 gives each query a hard negative: one that the model takes for near, against a random one,
     on the task itself."""
     places = {place: f'a hard negative beats a random one in stage 2: {place}' for place in TASKS}
-    places |= {'code/bert': 'a hard negative beats a random one in stage 2: code (transformer)'}
+    places |= {'code/bert': 'a hard negative beats a random one in stage 2: code (cut transformer)'}
     return [Claim(said, {'one near miss': by_task(rows, f'model/{place}', f'random/{place}', 'own',
         (TASKS[place.split('/')[0]],))}, added=True, corpus=rows['corpus'].iloc[0])
             for place, said in places.items() if {f'model/{place}', f'random/{place}'} <= set(rows['arm'])]

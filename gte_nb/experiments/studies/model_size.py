@@ -91,7 +91,8 @@ def claims(
     def over(a, b): return by_task(rows, b, a, 'unseen', UNSEEN)
     doublings = {f'width {a.split()[1]} → {b.split()[1]}': over(a, b) for a, b in zip(static, static[1:])}
     paper = published_gain('gte-large', 'gte-small') + ' (small → large)'
-    if doublings: found.append(Claim('bigger models are better: wider static encoders', doublings, paper))
+    if doublings:                                                # of which the paper has none
+        found.append(Claim('bigger models are better: wider static encoders', doublings, added=True))
     for equal in ('steps', 'compute'):
         arms = shapes(rows, equal)
         for what, name, a, b in (('wider', 'width 64 → 384', (2, 64), (2, 384)),

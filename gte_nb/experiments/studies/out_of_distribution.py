@@ -135,7 +135,7 @@ def claims(
     """Zero-shot after stage 1: beside BM25, as the paper shows it, and beside the vectors before training,
     which critics ask for."""
     found = []
-    for where, arm in {'': 'stage 1', ' (transformer)': 'stage 1/bert'}.items():
+    for where, arm in {'': 'stage 1', ' (cut transformer)': 'stage 1/bert'}.items():
         if over := some(against_peer(rows, arm, 'BM25'), SEARCH):
             found.append(Claim(f'zero-shot retrieval after stage 1 beats BM25{where}',
                 {f'mean of {len(over)} tasks, the better of two BM25 on each': over}))

@@ -59,7 +59,7 @@ def claims(
 ) -> list[Claim]: # those with rows
     "What the paper says of the number of sources, from the fewest of its range to the most."
     ends = {'more sources are better in stage 1: sixteen over the five largest': ('largest 5', 'all 16'),
-            'more sources are better in stage 1: sixteen over the five largest (transformer)': (
+            'more sources are better in stage 1: sixteen over the five largest (cut transformer)': (
             'largest 5/bert', 'all 16/bert'),
             'more groups of triples are better in stage 2: four over one': ('1 of 4 groups', '4 of 4 groups')}
     def count(arm): return len(chosen(arm, 0))

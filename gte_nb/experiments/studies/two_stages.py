@@ -46,7 +46,7 @@ def claims(
     """The paper's stage ablation, stage 1 + 2 > stage 1 alone > stage 2 alone: on domains that stage 2
     trains on, and on others."""
     places = {'': (f'both/{BASE.steps}', f'stage 1/{BASE.steps}', 'stage 2'),
-        ' (transformer)': ('both/bert', 'stage 1/bert', 'stage 2/bert')}
+        ' (cut transformer)': ('both/bert', 'stage 1/bert', 'stage 2/bert')}
     groups = {f'the {len(TRIPLES)} domains that stage 2 trains on': TRIPLES,
         f'the {len(UNSEEN) - len(TRIPLES)} others': tuple(d for d in UNSEEN if d not in TRIPLES)}
     paper, found = published_gain('gte-base', 'GTE-base, stage 1 alone',
