@@ -18,13 +18,19 @@ from ..runner import item_scores, recorded_rows
 # %% ../../../nbs/experiments/intervals.ipynb #56e7c1e4
 REPEATS = 2_000                                                          # made-up experiments of a cell
 # whose variances are taken
-EXPERIMENTS = ('alpha', 'batch_size', 'losses', 'model_size', 'sources', 'training_length', 'two_stages')
-KINDS = {'static': 'static encoder', 'layers': 'layers of MiniLM', 'new': 'new layers'}
+EXPERIMENTS = ('alpha', 'batch_size', 'losses', 'model_size', 'sources', 'training_length', 'two_stages',
+    'healed')
+KINDS = {'static': 'static encoder', 'layers': 'layers of MiniLM', 'new': 'new layers',
+    'distilled': 'distilled layers'}
 SPREADS = {'no seed': 0., 'as found': 1., 'twice': 2.}                 # standard deviation of seeds
-ARMS = (*(f'{kind}/{seeds} seeds/{n} {unit}/{spread}'
-    for kind, seeds in (('static', 10), ('static', 3), ('layers', 10), ('layers', 3), ('new', 3))
-          for n, unit in ((1994, 'queries'), (300, 'queries'), (7, 'tasks'), (4, 'tasks'))
-          for spread in SPREADS), 'static/10 seeds/1994 queries/sixteen together')
+
+def _designs(*models): # kind, seeds
+    return (f'{kind}/{seeds} seeds/{n} {unit}/{spread}' for kind, seeds in models
+        for n, unit in ((1994, 'queries'), (300, 'queries'), (7, 'tasks'), (4, 'tasks'))
+        for spread in SPREADS)
+ARMS = (*_designs(('static', 10), ('static', 3), ('layers', 10), ('layers', 3), ('new', 3)),
+    'static/10 seeds/1994 queries/sixteen together',
+    *_designs(('distilled', 5), ('distilled', 10), ('static', 5), ('static', 20)))
 MOST = dict.fromkeys(ARMS, 1)
 
 def kind_of(
@@ -32,6 +38,7 @@ def kind_of(
     arm: str, # of it
 ) -> str: # one of KINDS
     "Which kind of model an arm trains."
+    if experiment == 'healed': return 'distilled'
     return 'static' if not arm.endswith('/bert') else 'new' if experiment == 'model_size' or arm.endswith(
         'new layers/bert') else 'layers'
 
