@@ -46,10 +46,10 @@ _RANKS = '.123456789A'   # a character for each query: its rank, A for 10, a dot
 _RECIPROCAL = {character: 1/rank if rank else 0. for rank, character in enumerate(_RANKS)}
 
 def _items(scores):
-    "Reciprocal ranks as characters; other numbers with three digits, a space before each"
+    "Reciprocal ranks as characters; other numbers with five digits, a space before each"
     ranks = [round(1/score) if 0.09 < score <= 1 else 0 for score in scores]
     exact = all(score == (1/rank if rank else 0) for score, rank in zip(scores, ranks))
-    return ''.join(_RANKS[rank] for rank in ranks) if exact else ''.join(f' {score:.3g}' for score in scores)
+    return ''.join(_RANKS[rank] for rank in ranks) if exact else ''.join(f' {score:.5g}' for score in scores)
 
 def _scores(line):
     "The other way round: an array for each part of a test"
