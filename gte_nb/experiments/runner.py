@@ -173,7 +173,7 @@ def pack(
     items = [[part.tolist() for part in scores[_key(row)]] for row in kept]
     columns['items'] = arrow.array(items, arrow.list_(arrow.list_(arrow.float64())))
     with written_aside(file.with_suffix('.parquet')) as aside:
-        parquet.write_table(arrow.table(columns), aside, compression='zstd')
+        parquet.write_table(arrow.table(columns), aside, compression='zstd', compression_level=19)
     bare = [dict(row, items='', pairs='' if row['pairs'] != row['pairs'] else row['pairs']) for row in rows]
     with written_aside(file) as aside: aside.write_bytes(lines_of(bare, header=True))
 
