@@ -38,7 +38,7 @@ def page(site, tmp_path_factory):
     return dumped
 
 @pytest.mark.parametrize('address, there', [
-    ('index.html', ['_images/method.svg', 'href="book/00_one_page.html"', 'Five findings']),
+    ('index.html', ['_images/method.svg', 'href="book/00_one_page.html"', 'Findings']),
     ('book/03_losses.html', ['<mjx-container', 'src="../_images/', 'href="04_batches.html"']),
     ('search.html?q=temperature', ['<a href="book/03_losses.html" data-score=']),
 ])

@@ -48,13 +48,14 @@ def published_gain(
     return 'MTEB ' + ', '.join(f'{column.lower()} {gain(column):+.1f}' for column in columns)
 
 @cache
-def clusters() -> dict[tuple[str, str], tuple]: # (corpus, task) → which cluster each of its items belongs to
+def clusters() -> dict[tuple[str, str, int], tuple]: # (corpus, task, items) → which cluster each belongs to
     "Packages of functions, headwords of senses, articles: what `cluster_rows` of `miniature` has recorded."
     file = data_folder()/'results'/'clusters.csv'
     if not file.exists(): return {}
     with open(file, encoding='utf-8', newline='') as text:
-        return {(row['corpus'], row['task']): tuple(map(int, row['clusters'].split()))
-            for row in csv.DictReader(text)}
+        found = [(row['corpus'], row['task'], tuple(map(int, row['clusters'].split())))
+            for row in csv.DictReader(text)]
+    return {(corpus, task, len(labels)): labels for corpus, task, labels in found}
 
 def clustered(
     values: np.ndarray, # (seeds, items)
@@ -76,8 +77,8 @@ def _other(part, corpus):
     if not isinstance(part, dict): return None
     if len(part) > 2: return two_way(np.stack([values.mean(1) for values in part.values()], axis=1))
     (task, values), *more = part.items()
-    labels = clusters().get((corpus, task), ())
-    known = not more and len(labels) == values.shape[1] and len(set(labels)) > 4
+    labels = clusters().get((corpus, task, values.shape[1]), ())
+    known = not more and len(set(labels)) > 4
     return two_way(clustered(values, labels)) if known else None
 
 @dataclass
@@ -362,7 +363,7 @@ def costs(
     left = (" Not recorded yet: "
             f"{', '.join(few[:5])}{f' and {len(few) - 5} more arms' if len(few) > 5 else ''}." if few else '')
     made = '; '.join(' and '.join(sorted(rows[column].unique())) for column in ('versions', 'hardware'))
-    return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` wrote these rows: '
+    return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` writes these rows: '
                                f'{len(cells)} of {sum(plan.values())} planned cells, the choice of learning '
                                f'rates included.{left}', '', *lines, '',
         f"Made from {rows['date'].min()} to {rows['date'].max()} with {made}."]))

@@ -47,5 +47,5 @@ def run(
 def claims(
     rows: pd.DataFrame, # recorded
 ) -> list[Claim]: # those whose arms are recorded
-    "Over tasks that were sealed until all else was recorded."
+    "Over tasks that were sealed until the open ones were recorded."
     return exam.exam_claims(rows, tuple(SEALED), 'over the sealed exam')

@@ -183,5 +183,5 @@ def claims(
         "a teacher's seven hard negatives beat seven random ones": ('teacher x7', 'random x7'),
         "filters make a teacher's seven hard negatives better": ('teacher x7', 'unfiltered x7')}
     return [Claim(f'{said}: dictionary, full pool',
-        {'difference': by_task(rows, *arms, 'crowd', (SOURCE,))}, added=True)
+        {'difference': by_task(rows, *arms, 'crowd', (SOURCE,))}, added=True, corpus=rows['corpus'].iloc[0])
             for said, arms in compared.items() if {*arms} <= set(rows['arm']) and rows['seed'].nunique() > 1]
