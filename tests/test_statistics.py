@@ -169,7 +169,7 @@ def test_every_claim_against_an_independent_recomputation():
                 err_msg=claim.paper)
             checked += 1
             if not (claim.other and isinstance(part, dict) and len(part) > 2): continue
-            means = np.stack([values.mean(1) for values in part.values()])               # tasks are the sample
+            means = np.stack([values.mean(1) for values in part.values()])             # tasks are the sample
             wider = max(recomputed(means.T), recomputed(part), key=lambda ends: ends[2] - ends[1])
             np.testing.assert_allclose(claim.other[name].interval(), wider, rtol=1e-6, atol=1e-9,
                 err_msg=claim.paper)
