@@ -98,8 +98,9 @@ lint: $(STAMP) ## check style, lines of at most 110 characters and types, of the
 	@$(BIN)/ruff check --quiet gte_nb tests setup.py
 	@$(BIN)/mypy --no-error-summary
 
-lab: $(STAMP) ## open JupyterLab on the first chapter
-	$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb
+LAB ?=
+lab: $(STAMP) ## open JupyterLab on the first page (in a container, as root: make lab LAB=--allow-root)
+	$(BIN)/jupyter lab $(LAB) --ServerApp.root_dir='$(CURDIR)' nbs/index.ipynb
 
 # Sphinx needs a newer docutils than awscli allows, hence an environment of its own, with all versions pinned. Formulas are drawn by
 # MathJax, of which one file with all letters comes from npm and is checked, so that no page asks another server.
