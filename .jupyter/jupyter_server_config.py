@@ -1,4 +1,5 @@
 "What JupyterLab does in the environment of `make install`; `make hooks` copies this file and custom/ there."
+import warnings
 from pathlib import Path
 
 from ipykernel.ipkernel import IPythonKernel
@@ -23,5 +24,7 @@ class Contents(AsyncLargeFileManager):
 
 c.ServerApp.contents_manager_class = Contents
 c.ContentsManager.pre_save_hook = clean_jupyter    # notebooks are cleaned when they are saved
+# there is no other hook: jupyter_server looks when this one stands there already (findings/)
+warnings.filterwarnings('ignore', 'Overriding existing pre_save_hook')
 c.LabApp.custom_css = True                          # custom/custom.css
 c.ServerApp.tornado_settings = dict(static_custom_path=[str(Path(__file__).parent/'custom')])
