@@ -1,5 +1,5 @@
 "What the exam refuses: a part with a task missing, and the sealed part before its time."
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 
 from gte_nb.evaluation import exam as module
 from gte_nb.evaluation.exam import OPEN, SEALED, TYPES, exam_tasks, over_types
@@ -66,3 +66,17 @@ def test_tags_and_links():
 def test_no_work_is_open_and_sealed():
     works = [{(entry.package, entry.author) for entry in part.values()} for part in (OPEN, SEALED)]
     assert works[0].isdisjoint(works[1])
+
+def test_arms_are_paired_by_seed():
+    "Not by place; and an arm with one seed of several is not taken for one in which nothing is random."
+    def rows(**arms): # arm → {seed: score}
+        return pd.DataFrame([dict(arm=arm.replace('_', ' '), metric='SimLex-999', seed=seed,
+            items=[np.full(3, score)]) for arm, scores in arms.items() for seed, score in scores.items()])
+    def apart(theirs, **arms):
+        return exam.differences(rows(**arms), 'stage 1', theirs, ('SimLex-999',))['SimLex-999'][:, 0].tolist()
+    several = {0: 1., 1: 2., 2: 4.}
+    assert apart('vanilla', stage_1=several, vanilla={2: 1., 1: 0.}) == [2., 3.]
+    assert apart('vanilla', stage_1=several, vanilla={0: 1.}) == [0.]
+    assert apart('all-MiniLM-L6-v2', stage_1=several, **{'all-MiniLM-L6-v2': {0: 1.}}) == [0., 1., 3.]
+    with pytest.raises(ValueError, match='stage 1 and vanilla have no seed in common'):
+        apart('vanilla', stage_1=several, vanilla={7: 1.})

@@ -105,6 +105,9 @@ def test_a_corpus_of_other_packages_stays(site, tmp_path):
     with pytest.raises(ValueError, match='out holds a corpus with boats, which this one would not have'):
         mine('trees,birds', out)
     assert rows_of(Corpus(out)) == before
+    (tmp_path/'own').mkdir()
+    (tmp_path/'own'/'corpus.json').write_text('{"key": "another"}')                # as gte_prepare leaves one
+    with pytest.raises(ValueError, match='own holds a corpus of your own rows'): mine('boats', tmp_path/'own')
 
 def test_interrupted(site, monkeypatch, capsys):
     "What was kept before an interruption is not mined again."

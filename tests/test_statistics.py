@@ -138,8 +138,8 @@ def test_other_tasks_are_a_sample_of_their_own():
 def test_clusters_are_those_of_the_corpus():
     "A task has other queries in another version of the corpus, and so other clusters."
     recorded, values = clusters(), np.random.default_rng(0).normal(0, 1, (3, 300))
-    first, second = (key for key in recorded if key[1] == 'docstring_code')
-    assert recorded[first] != recorded[second]
+    first, second, *_ = (key for key in recorded if key[1:] == ('docstring_code', 300))
+    assert recorded[first] != recorded[second] and first[0] != second[0]
     (one, *_), (other, *_) = first, second
     found = {corpus: Claim('one task', dict(a=dict(docstring_code=values)), corpus=corpus).other
         for corpus in (one, other, 'another')}
@@ -158,21 +158,22 @@ def test_every_claim_against_an_independent_recomputation():
         total = max(of_seeds, rest) + max(of_queries, rest) - rest
         freedom = total**2 / sum(square**2/f for square, f in ((of_seeds, s - 1), (of_queries, q - 1),
             (rest, (s - 1)*(q - 1))))
-        freedom = max(1, freedom)
-        margin = student.ppf(0.975, freedom) * (total/(s*q))**0.5
-        return values.mean(), values.mean() - margin, values.mean() + margin
+        return values.mean(), (total/(s*q))**0.5, max(1, freedom)
+    def ends_of(mean, error, freedom):
+        margin = student.ppf(0.975, freedom) * error
+        return mean, mean - margin, mean + margin
     claims, checked, elsewhere = all_claims(), 0, 0
     for _, claim in claims:
         for name, part in claim.parts.items():
             if isinstance(part, tuple): continue
-            np.testing.assert_allclose(claim.found[name], recomputed(part), rtol=1e-6, atol=1e-9,
+            np.testing.assert_allclose(claim.found[name], ends_of(*recomputed(part)), rtol=1e-6, atol=1e-9,
                 err_msg=claim.paper)
             checked += 1
             if not (claim.other and isinstance(part, dict) and len(part) > 2): continue
-            means = np.stack([values.mean(1) for values in part.values()])             # tasks are the sample
-            wider = max(recomputed(means.T), recomputed(part), key=lambda ends: ends[2] - ends[1])
-            np.testing.assert_allclose(claim.other[name].interval(), wider, rtol=1e-6, atol=1e-9,
-                err_msg=claim.paper)
+            means = np.stack([values.mean(1) for values in part.values()])            # tasks are the sample
+            (_, here, more), (mean, error, freedom) = recomputed(part), recomputed(means.T)
+            np.testing.assert_allclose(claim.other[name].interval(), ends_of(mean, max(here, error),
+                min(more, freedom)), rtol=1e-6, atol=1e-9, err_msg=claim.paper)
             elsewhere += 1
         ends = list(claim.found.values())
         if claim.verdict == 'holds': assert all(low > 0 for _, low, _ in ends)
@@ -189,7 +190,7 @@ def test_every_claim_against_an_independent_recomputation():
 def cell(arm, seed=0):
     found = [dict(step=1, metric='MRR@10', value=0.5, pairs=3,
         items=[np.array([1, 0.5, 0, 1/3]), np.array([1/7])], made=dict(recipe='r')),
-             dict(step=1, metric='kappa', value=0.1, items=[np.array([-0.25, 0.124])]),
+             dict(step=1, metric='kappa', value=0.1, items=[np.array([-0.25, 0.12346])]),
              dict(step=1, metric='loss', value=2.)]
     return cell_rows('kept', arm, seed, found, 1., 'none')
 
@@ -203,7 +204,11 @@ def same(a, b):
 def test_scores_are_the_same_in_csv_and_in_parquet(tmp_path):
     file = tmp_path/'kept.csv'
     file.write_bytes(lines_of(cell('a'), True) + lines_of(cell('b'), False))
-    before = experiment_rows(file)
+    before, shared = experiment_rows(file), ('command', 'versions', 'hardware', 'date')
+    assert [part.tolist() for part in before['items'][1]] == [[-0.25, 0.12346]]
+    for row, written in zip(whole_cells(file)[0], cell('a') + cell('b'), strict=True):
+        assert [row[name] for name in shared] == [written[name] for name in shared]
+    assert file.read_bytes().count(cell('a')[0]['versions'].encode()) == 2              # once in a cell
     pack(file)
     assert not any(row['items'] for row in whole_cells(file)[0])
     same(experiment_rows(file), before)
@@ -213,7 +218,7 @@ def test_scores_are_the_same_in_csv_and_in_parquet(tmp_path):
     pack(file)
     same(experiment_rows(file), after)
     assert before['items'][0][0].tolist() == [1, 0.5, 0, 1/3] and before['items'][1][0].tolist() == [-0.25,
-        0.124]
+        0.12346]
 
 @pytest.mark.parametrize('renamed', [0, 1])
 def test_a_kill_while_packing_loses_nothing(tmp_path, renamed):
@@ -265,7 +270,7 @@ def test_recorded_rows_are_whole_give_their_means_and_say_how_they_were_made(fil
 
 def test_the_repository_stays_small():
     "All of it below 30 MB, as far as files are tracked; in a copy without git, the results."
-    tracked = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True).stdout
+    tracked = runner._git(ROOT, 'ls-files', '-z') or ''
     files = [ROOT/name for name in tracked.split('\0') if name] or [*RESULTS.iterdir()]
     assert sum(file.stat().st_size for file in files if file.exists()) < 30e6
 

@@ -7,7 +7,7 @@ __all__ = ['MINER', 'KINDS', 'package_list', 'split_within', 'keep_packages', 'm
            'gte_mine']
 
 # %% ../../nbs/machinery/mining.ipynb #b79d5263
-import csv, gc, hashlib, io, json, shutil, sys
+import csv, gc, hashlib, io, json, re, shutil, sys
 from collections import defaultdict
 from contextlib import contextmanager
 from importlib import metadata
@@ -307,8 +307,11 @@ def _say_differences(wanted, missing, evaluation):
 
 def _check_replaced(corpus, wanted):
     "Raises ValueError where a corpus that is to be mined again holds packages that the new one lacks."
-    names = {row['package'] for row in wanted}
-    lost = [row['package'] for row in corpus.manifest['packages'] if row['package'] not in names]
+    if 'packages' not in corpus.manifest:
+        raise ValueError(f'{corpus.folder} holds a corpus of your own rows; give another --out')
+    def same(name): return re.sub('[-_.]+', '-', name).lower()              # as pip takes it
+    names = {same(row['package']) for row in wanted}
+    lost = [row['package'] for row in corpus.manifest['packages'] if same(row['package']) not in names]
     if not lost: return
     raise ValueError(f"{corpus.folder} holds a corpus with {', '.join(lost[:3])}{', …'*(len(lost) > 3)}, which "
                      'this one would not have; give another --out, or delete that folder')

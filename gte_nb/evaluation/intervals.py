@@ -30,11 +30,6 @@ class Estimate:
         margin = float(stdtrit(self.freedom, (1 + level)/2)) * self.error
         return self.mean, self.mean - margin, self.mean + margin
 
-    def width(self) -> float: # of the interval of 95%
-        "From its low end to its high one."
-        _, low, high = self.interval()
-        return high - low
-
     def p(
         self,
         than: float = 0., # a value

@@ -139,10 +139,12 @@ def lines_of(
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator='\n')
     if header: writer.writeheader()
-    for before, row in zip([{}, *rows], rows):
-        same = all(before.get(name) == row[name] for name in ('arm', 'seed', 'corpus'))
-        writer.writerow({name: '' if same and name in _ONCE and value == before[name] else value
-            for name, value in row.items()})
+    for _, cell in groupby(rows, lambda row: (row['arm'], row['seed'], row['corpus'])):
+        first, *others = cell
+        writer.writerow(first)
+        for row in others:
+            writer.writerow({name: '' if name in _ONCE and value == first[name] else value
+                for name, value in row.items()})
     return text.getvalue().encode('utf-8', 'replace')
 
 _KEY = ('arm', 'seed', 'step', 'metric', 'corpus')   # which row of an experiment it is

@@ -194,9 +194,9 @@ def _check_init(words):
     for name, value in given.items():
         cuts = name == 'keep_layers'
         if (len(value) or layers if cuts else value) == there[name]: continue
-        other = f'cut it with --start {words.init}' if cuts else 'begin a new model, without --init'
+        other = f', or cut it with --start {words.init}' if cuts and layers else ''
         raise ValueError(f'{words.init} has {name.removeprefix("keep_")} {there[name]}, and --init goes on with '
-                         f'it as it is; leave --{name} out, or {other}')
+                         f'it as it is; leave --{name} out{other}')
 
 def _run_command(stage, words):
     import pandas as pd

@@ -93,7 +93,7 @@ def examined(
     rows = [dict(step=0, metric=name, value=round(float(values.mean()), 6), items=[values])
         for name, values in items.items()]
     made = dict(made or {}, exams={task.name: task.key for task in tasks})
-    if not words: made['model'] = model_hash(model)
+    made |= dict(k1=model.k1, b=model.b) if words else dict(model=model_hash(model))
     return [dict(step=0, metric='exam', value=round(float(over_types(items).mean()), 6), made=made), *rows]
 
 def run(
@@ -115,12 +115,15 @@ def differences(
     theirs: str, # another
     tasks: tuple[str, ...] = tuple(OPEN), # the part that the rows are of
 ) -> dict[str, np.ndarray]: # task → (seeds, items) ours − theirs; without tasks that one of them cannot do
-    "Task by task, paired by seed; an arm in which nothing is random is paired with each."
+    """Task by task, paired by seed; an arm in which nothing is random is paired with each. Raises ValueError
+    where the arms have no seed in common."""
+    words = any('BM25' in arm for arm in (ours, theirs))
     def apart(task):
         one, other = (item_scores(rows, arm, task) for arm in (ours, theirs))
-        if 1 not in (len(one), len(other)): one, other = one.align(other, join='inner', axis=0)
+        if 1 not in (MOST[ours], MOST[theirs]): one, other = one.align(other, join='inner', axis=0)
+        if one.empty: raise ValueError(f'{ours} and {theirs} have no seed in common')
         return one.to_numpy() - other.to_numpy()
-    return {task: apart(task) for task in tasks if task in SEARCH or 'BM25' not in ours + theirs}
+    return {task: apart(task) for task in tasks if task in SEARCH or not words}
 
 def by_author(
     found: dict[str, np.ndarray], # of `differences`
@@ -160,7 +163,9 @@ def exam_claims(
         items = joined({task: weights[task] * values for task, values in parts.items()})
         estimates = two_way(items), two_way(over_types(parts))             # other queries; other tasks
         published = gain if (ours, theirs) == ('stage 1 + 2', 'stage 1') else ''
-        mean = 'retrieval and reranking, the better of two BM25' if 'BM25' in theirs else 'mean over types'
+        mean = 'mean over types'
+        if 'BM25' in theirs:
+            mean = 'retrieval and reranking' + ', the better of two BM25'*('tuned BM25' in set(rows['arm']))
         found.append(Claim(f'{said}, {where}', {mean: estimates}, published, added))
     return found
 
