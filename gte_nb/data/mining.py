@@ -7,7 +7,7 @@ __all__ = ['MINER', 'KINDS', 'package_list', 'split_within', 'keep_packages', 'm
            'gte_mine']
 
 # %% ../../nbs/machinery/mining.ipynb #b79d5263
-import csv, gc, hashlib, io, json, re, shutil, sys
+import csv, gc, hashlib, io, json, shutil, sys
 from collections import defaultdict
 from contextlib import contextmanager
 from importlib import metadata
@@ -24,7 +24,7 @@ from .code_sources import (CODE_SOURCES, file_rows as code_rows, files_hash, ins
 from .corpus import Corpus, fingerprint
 from .sources import Sources, rows_in, whole_corpora
 from .text import LONE_SURROGATE, SPLITS
-from .text_sources import COMPANIONS, TEXT_SOURCES, file_rows as text_rows, text_files
+from .text_sources import COMPANIONS, TEXT_SOURCES, _canonical, file_rows as text_rows, text_files
 from ..documented import documented
 from ..utils import (cache_folder, complain, data_folder, evaluation_folder, progress_bar, report_unread,
                           stopped)
@@ -309,9 +309,8 @@ def _check_replaced(corpus, wanted):
     "Raises ValueError where a corpus that is to be mined again holds packages that the new one lacks."
     if 'packages' not in corpus.manifest:
         raise ValueError(f'{corpus.folder} holds a corpus of your own rows; give another --out')
-    def same(name): return re.sub('[-_.]+', '-', name).lower()              # as pip takes it
-    names = {same(row['package']) for row in wanted}
-    lost = [row['package'] for row in corpus.manifest['packages'] if same(row['package']) not in names]
+    names = {_canonical(row['package']) for row in wanted}
+    lost = [row['package'] for row in corpus.manifest['packages'] if _canonical(row['package']) not in names]
     if not lost: return
     raise ValueError(f"{corpus.folder} holds a corpus with {', '.join(lost[:3])}{', …'*(len(lost) > 3)}, which "
                      'this one would not have; give another --out, or delete that folder')
@@ -332,8 +331,9 @@ def mine(
     folder = Path(folder) if folder else cache_folder()/'corpus'/key
     with _locked(folder.parent/f'.{folder.name}.lock'):
         if (folder/'corpus.json').exists():
-            if Corpus(folder).manifest['key'] == key: return Corpus(folder)
-            _check_replaced(Corpus(folder), wanted)
+            there = Corpus(folder)
+            if there.manifest['key'] == key: return there
+            _check_replaced(there, wanted)
         elif folder.exists() and any(folder.iterdir()):
             raise ValueError(f'{folder} holds other things than a corpus; give another --out')
         _say_differences(wanted, missing, evaluation)
