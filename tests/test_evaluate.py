@@ -409,10 +409,24 @@ def test_help_names_the_folder_that_is_written(capsys):
     words = ''.join(capsys.readouterr().out.split())
     assert f"default:{runs_folder()/'evaluation'}".replace(' ', '') in words
 
+def test_recorded_scores_are_the_means_of_recorded_items(evaluated, tmp_path, monkeypatch):
+    "A model after the other: the second must not replace the first."
+    results = tmp_path/'data'/'results'
+    results.mkdir(parents=True)
+    monkeypatch.setattr(scores, 'results_folder', lambda: results)
+    monkeypatch.setattr(scores, 'data_folder', lambda: tmp_path/'data')
+    rows = str(rows_of(tmp_path/'my.jsonl', ['test']*30))
+    for model in 'bm25', 'bm25-1.5-0.75': evaluated([model], corpus=[rows], record=True)
+    table = scores.recorded('evaluation.csv').query('metric == "MRR@10"').set_index('model')['score']
+    assert set(table.index) == {'bm25', 'bm25-1.5-0.75'}
+    for model in table.index:
+        values = scores.recorded_values('', model, 'my')
+        assert values.shape == (1, 30) and values.mean() == pytest.approx(table[model], abs=1e-3)
+
 # The recorded tables, where there is no checkout or no IPython.
 SHOWN = scores.scoreboard_from_results, scores.claims_from_results, scores.zero_shot_from_results
 
-TABLES = *SHOWN, scores.zero_shot_claims, scores.recorded_table, lambda: scores.recorded('items')
+TABLES = *SHOWN, scores.zero_shot_claims, scores.recorded_table, lambda: scores.recorded('items.parquet')
 
 @pytest.mark.parametrize('table', TABLES)
 def test_no_recorded_results(table, tmp_path, monkeypatch):
@@ -421,7 +435,7 @@ def test_no_recorded_results(table, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('table', SHOWN, ids=lambda table: table.__name__)
 def test_no_ipython(table, monkeypatch):
-    if not (scores.data_folder()/'results'/'items.csv').exists(): pytest.skip('no recorded results')
+    if not (scores.data_folder()/'results'/'items.parquet').exists(): pytest.skip('no recorded results')
     monkeypatch.setitem(sys.modules, 'IPython', None)
     refused(table, 'a table is shown by IPython, which is not installed; get it with: pip install ipython')
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['vectors', 'unit', 'similarity_name', 'compare', 'wordllama_model', 'Retrieval', 'tuned_bm25', 'unread', 'STS',
            'PairClassification', 'Reranking', 'Classification', 'Clustering', 'clustering_task', 'Measurement',
-           'measure', 'summarise', 'remembering', 'evaluate', 'append_results', 'bootstrap', 'difference', 'pearson',
-           'pseudo_values', 'retrieval_metrics', 'spearman', 'verdict']
+           'measure', 'summarise', 'remembering', 'evaluate', 'bootstrap', 'difference', 'pearson', 'pseudo_values',
+           'retrieval_metrics', 'spearman', 'verdict']
 
 # %% ../../nbs/machinery/kinds_of_tasks.ipynb #42d534bb
 import hashlib, json, logging, warnings
@@ -27,7 +27,7 @@ from gte_nb.evaluation.metrics import (bootstrap, difference, pearson, pseudo_va
     spearman, verdict)
 from ..model.bm25 import BM25, code_words
 from ..training.gauges import ranks_from_scores
-from ..utils import progress_bar, results_folder
+from ..utils import progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -463,16 +463,6 @@ def evaluate(
             warnings.warn(f'{task.name}: {error}', stacklevel=2)
             rows.append(dict(task=task.name, type=task.type, metric=task.metric, n=0))
     return pd.DataFrame(rows, columns=['task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds'])
-
-# %% ../../nbs/machinery/kinds_of_tasks.ipynb #cfadb1c6
-def append_results(
-    name: str, # file name without .csv
-    rows: list[dict], # to append
-):
-    "Append rows to data/results/`name`.csv. Raises ValueError outside of a checkout."
-    import pandas as pd
-    file = results_folder()/f'{name}.csv'
-    pd.DataFrame(rows).to_csv(file, mode='a', header=not file.exists(), index=False)
 
 # %% ../../nbs/machinery/kinds_of_tasks.ipynb #c2e8e0c2
 documented(globals())

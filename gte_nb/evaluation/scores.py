@@ -20,7 +20,7 @@ from fastcore.script import Param, call_parse
 from ..data.corpus import Corpus
 from ..data.text import squeeze
 from ..documented import documented
-from .evaluate import (Measurement, append_results, difference, measure, remembering,
+from .evaluate import (Measurement, difference, measure, remembering,
                                         summarise, tuned_bm25, unread, verdict, wordllama_model)
 from .intervals import MARGIN, interval
 from ..model.bm25 import BM25
@@ -29,7 +29,7 @@ from ..sharing.publish import add_results
 from ..training.card import provenance, training_history
 from ..training.checkpoints import finished_run, writable
 from ..utils import (cache_folder, complain, data_folder, kept, progress_bar, read_json, results_folder,
-                          runs_folder, stopped)
+                          runs_folder, stopped, written_aside)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -302,15 +302,25 @@ def _fill_cards(loaded, table):
 def _identity(about):
     return dict(recipe=about.get('recipe', ''), model=about['label'], seed=about.get('seed', ''))
 
+def _append(name, rows):
+    "To data/results: numbers as CSV, which can be read and compared by line, lists as parquet"
+    import pandas as pd
+    file, new = results_folder()/name, pd.DataFrame(rows)
+    if file.suffix == '.csv': return new.to_csv(file, mode='a', header=not file.exists(), index=False)
+    with written_aside(file) as aside:
+        pd.concat([*([pd.read_parquet(file)] if file.exists() else ()), new]).to_parquet(aside, index=False,
+            compression='zstd', compression_level=19)
+
 def _record(loaded, tasks, measured, table, corpus):
     "Append scores, and one value for each item, to data/results"
     made = dict(provenance(), corpus=corpus)
     columns = ['task', 'type', 'metric', 'score', 'low', 'high', 'n', 'seconds']
-    append_results('evaluation', [dict(_identity(loaded[row['folder']][2]), **{k: row[k] for k in columns},
+    _append('evaluation.csv', [dict(_identity(loaded[row['folder']][2]), **{k: row[k] for k in columns},
         task_key=tasks[row['task']].key, **made) for row in table.to_dict('records')])
-    append_results('items', [dict(_identity(loaded[name][2]), task=task, metric=tasks[task].metric,
-        task_key=tasks[task].key,
-        values=' '.join(f'{value:.4g}' for value in measurement.values[tasks[task].metric]))
+    def four_digits(values): return [float(f'{value:.4g}') for value in values]
+    _append('items.parquet', [dict({name: str(value) for name, value in _identity(loaded[name][2]).items()},
+        task=task, metric=tasks[task].metric, task_key=tasks[task].key,
+        values=four_digits(measurement.values[tasks[task].metric]))
         for (name, task), measurement in measured.items()])
 
 def _benchmark_command(names, benchmark, out, keep):
@@ -335,7 +345,7 @@ def _benchmark_command(names, benchmark, out, keep):
     print(f'results of single tasks: {out}/benchmark; a task that is finished is not run again')
     if not len(measured): raise ValueError('nothing was measured; the reasons stand above')
     if keep:
-        append_results('benchmark', [dict(row, **provenance())
+        _append('benchmark.csv', [dict(row, **provenance())
             for row in measured.drop(columns='note').to_dict('records')])
 
 def _scoreboard(table):
@@ -358,14 +368,14 @@ def _comparisons(loaded, measured, task):
 
 # %% ../../nbs/machinery/scores.ipynb #4b750048
 def recorded(
-    name: str, # file name without .csv
+    name: str, # of a file
 ) -> 'pd.DataFrame': # the last row of each (recipe, model, seed, task, metric)
     "Rows of data/results, which travels with a checkout. Raises FileNotFoundError where there is none."
     return _read(*_recorded(name)).copy()
 
 def _recorded(name):
     "A file of data/results, and when it was changed"
-    file = data_folder()/'results'/f'{name}.csv'
+    file = data_folder()/'results'/name
     if not file.is_file():
         raise FileNotFoundError(f'{file} is missing: recorded results travel with a checkout of the project, '
                                 'not with the installed package; call this in one, or record your own with '
@@ -376,7 +386,8 @@ def _recorded(name):
 def _read(file, changed):
     "A file as of the moment when it was changed: comparisons ask for it hundreds of times"
     import pandas as pd
-    table = pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str))
+    table = (pd.read_parquet(file) if file.suffix == '.parquet'
+        else pd.read_csv(file, keep_default_na=False, dtype=dict(seed=str, recipe=str)))
     return table.drop_duplicates([c for c in ('recipe', 'model', 'seed', 'task', 'metric') if c in table],
         keep='last')
 
@@ -386,20 +397,19 @@ def recorded_values(
     task: str, # of the primary metric
 ) -> np.ndarray: # (seeds, items)
     "Recorded values, a row per seed."
-    known = _values(*_recorded('items'))
+    known = _values(*_recorded('items.parquet'))
     if (recipe, model, task) not in known:
         raise ValueError(f'{recipe} {model} has no recorded values for {task}; record them with: make record')
     return known[recipe, model, task][1].copy()
 
 def recorded_table() -> 'pd.DataFrame': # recipe, model, task, metric, seeds, score, low, high
     "The primary score of every recorded model on every task, with a 95% interval over seeds and items."
-    return _table(*_recorded('items')).copy()
+    return _table(*_recorded('items.parquet')).copy()
 
 @cache
 def _values(file, changed):
     "(recipe, model, task) → metric, and a row of values per seed"
-    return {key: (group['metric'].iloc[0], np.stack([np.array(row.split(), float)
-        for row in group.sort_values('seed')['values']]))
+    return {key: (group['metric'].iloc[0], np.stack([*group.sort_values('seed')['values']]))
         for key, group in _read(file, changed).groupby(['recipe', 'model', 'task'], sort=False)}
 
 @cache
@@ -462,7 +472,7 @@ def claims_from_results(): # IPython.display.Markdown
     lines = ['| the paper says | recipe | measured: MRR@10 × 100, difference on held-out packages | at our '
              'scale it |', '|---|---|---|---|']
     for better, worse in STAGE_CLAIMS:
-        for recipe in sorted({r for r in recorded('evaluation')['recipe'] if r}):
+        for recipe in sorted({r for r in recorded('evaluation.csv')['recipe'] if r}):
             mean, low, high = (100*v for v in recorded_difference((recipe, better), (recipe, worse),
                 'packages'))
             said = ('holds' if low > 0 else 'does not hold' if high < 0
