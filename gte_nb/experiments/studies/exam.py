@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'OWN_RATE', 'ARMS', 'MOST', 'FIXED', 'SMALL', 'SEARCH', 'STAGES', 'SAID', 'tasks_of', 'copies', 'model_of',
-           'examined', 'run', 'differences', 'by_author', 'exam_claims', 'claims']
+           'examined', 'run', 'type_scores', 'differences', 'by_author', 'exam_claims', 'claims']
 
 # %% ../../../nbs/experiments/exam.ipynb #24dd1131
 from dataclasses import replace
@@ -109,6 +109,14 @@ def run(
 
 # %% ../../../nbs/experiments/exam.ipynb #de4a5058
 SEARCH = tuple(name for name in TYPES if TYPES[name] in ('Retrieval', 'Reranking'))   # what BM25 can do
+
+def type_scores(
+    rows: pd.DataFrame, # recorded
+    arm: str, # an arm
+) -> pd.Series: # type → mean over its tasks of the open part, and over seeds
+    "What a model scores on each type."
+    found = rows[(rows['arm'] == arm) & rows['metric'].isin(OPEN)].groupby('metric')['value'].mean()
+    return found.groupby(lambda task: TYPES[task]).mean()
 
 def differences(
     rows: pd.DataFrame, # recorded
