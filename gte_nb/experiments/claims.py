@@ -365,7 +365,8 @@ def costs(
             f"{', '.join(few[:5])}{f' and {len(few) - 5} more arms' if len(few) > 5 else ''}." if few else '')
     made = '; '.join(' and '.join(sorted(rows[column].unique())) for column in ('versions', 'hardware'))
     return Markdown('\n'.join([f'`gte_experiment {name} --seeds {seeds} --record` writes these rows: '
-                               f'{len(cells)} of {sum(plan.values())} planned cells, the choice of learning '
+                               f'{sum(min(done.get(arm, 0), most) for arm, most in plan.items())} of '
+                               f'{sum(plan.values())} planned cells, the choice of learning '
                                f'rates included.{left}', '', *lines, '',
         f"Made from {rows['date'].min()} to {rows['date'].max()} with {made}."]))
 

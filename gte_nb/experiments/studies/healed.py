@@ -35,8 +35,8 @@ OWN_RATE = 'stage 1', 'vanilla', 'batch 16'          # among VARIANTS
 NEGATIVES = {'random negative': 'random', 'near miss': 'model'}
 FURTHER = 'start', 'stage 1', 'both'                 # sit the exam of `distil` too
 ARMS = (*(f'{what}/bert' for what in ('start', *VARIANTS, 'stage 2', 'both', *NEGATIVES)),
-    *(f'{what} of {student}/bert' for student in ('two layers', 'one layer') for what in FURTHER))
-MOST = {arm: 3 if ' of ' in arm else 10 for arm in ARMS}
+    *(f'{what} of two layers/bert' for what in FURTHER), 'start of one layer/bert')
+MOST = {arm: 1 if 'start' in arm or ' of ' in arm else 10 for arm in ARMS}
 
 def begin(
     recipe, # whose keep_layers say which student
