@@ -1448,6 +1448,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                                'gte_nb/experiments/studies/healed.py'),
                                                    'gte_nb.experiments.studies.healed.begin': ( 'experiments/healed.html#begin',
                                                                                                 'gte_nb/experiments/studies/healed.py'),
+                                                   'gte_nb.experiments.studies.healed.by_domain': ( 'experiments/healed.html#by_domain',
+                                                                                                    'gte_nb/experiments/studies/healed.py'),
                                                    'gte_nb.experiments.studies.healed.claims': ( 'experiments/healed.html#claims',
                                                                                                  'gte_nb/experiments/studies/healed.py'),
                                                    'gte_nb.experiments.studies.healed.comparisons': ( 'experiments/healed.html#comparisons',

@@ -179,7 +179,7 @@ def claims(
 ) -> list[Claim]: # those whose arms are recorded, with two seeds or more
     "Whether seven near misses are worth more than random negatives, in the full pool."
     compared = {
-        'seven hard negatives beat one random one': ('model x7/6000', 'random/6000'),
+        'seven hard negatives beat seven random ones': ('model x7/6000', 'random x7/6000'),
         "a teacher's seven hard negatives beat seven random ones": ('teacher x7', 'random x7'),
         "filters make a teacher's seven hard negatives better": ('teacher x7', 'unfiltered x7')}
     return [Claim(f'{said}: dictionary, full pool',
