@@ -63,8 +63,8 @@ def comparisons(
     there = [arm for arm in ARMS if arm in set(rows['arm']) and arm != 'cut' and 'cut' in set(rows['arm'])]
     def difference(arm, domains): return by_task(rows, arm, 'cut', 'unseen', UNSEEN, domains)
     def said(arm, name, domains):
-        return (f'to distil for {arm} of the time of stage 1 beats none, at a few percent more time in all, on the '
-            f'{len(domains)} {name} domains')
+        return (f'to distil for {arm} of the time of stage 1 beats none, at a few percent more time in all, '
+            f'on the {len(domains)} {name} domains')
     return {f'{arm} − cut, {name} domains': Claim(said(arm, name, domains),
             {'difference': difference(arm, domains)}, added=True)
         for arm in there for name, domains in (('other', OTHERS), ('taught', TAUGHT))}
