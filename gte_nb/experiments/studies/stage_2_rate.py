@@ -62,7 +62,8 @@ def claims(
 ) -> list[Claim]: # those whose arms are recorded
     "What a third of the rate keeps where no stage trains, and what two stages bring at that rate."
     said = 'stage 1 + stage 2, at a third of its best rate, beats stage 1 alone, on '
-    stages = [Claim(f'{said}{where} (distilled transformer)', difference(rows, 'distilled 1e-04', 'distilled', domains).parts)
+    stages = [Claim(f'{said}{where} (distilled transformer)',
+        difference(rows, 'distilled 1e-04', 'distilled', domains).parts)
         for where, domains in ((f'the {len(healed.TAUGHT)} domains that stage 2 trains on', healed.TAUGHT),
             (f'{len(healed.OTHERS)} others', healed.OTHERS))
         if {'distilled 1e-04', 'distilled'} <= set(rows['arm'])]
