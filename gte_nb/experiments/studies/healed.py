@@ -130,7 +130,8 @@ ADDED = 'stage 1 − start', 'a near miss − a random text, its own task'      
 
 def _start_for_each_seed(rows):
     "Nothing is random in the start: its row is paired with every seed."
-    start, others = rows[(rows['arm'] == 'start/bert') & (rows['seed'] == 0)], rows[rows['arm'] != 'start/bert']
+    ours = rows['arm'] == 'start/bert'
+    start, others = rows[ours & (rows['seed'] == 0)], rows[~ours]
     return pd.concat([others, *(start.assign(seed=seed) for seed in others['seed'].unique())])
 
 def comparisons(
